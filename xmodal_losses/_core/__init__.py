@@ -1,0 +1,1 @@
+"""The two engines (pairs, moments) and what every loss shares. Not public."""

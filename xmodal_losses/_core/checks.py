@@ -1,0 +1,168 @@
+"""Argument checks in one grammar.
+
+``<callable>: <argument> must be <constraint>, got <value>. <remedy>``
+
+They look at shapes, dtypes and options, never at the values inside a tensor:
+that would stall the device queue and break ``torch.compile(fullgraph=True)``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def embeddings(
+    caller: str,
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    paired: bool,
+    same_width: bool = True,
+    min_rows: int = 1,
+) -> None:
+    """Require two batches ``(…, N, D)`` and ``(…, M, D)`` that fit together."""
+    for name, z in (("z_a", z_a), ("z_b", z_b)):
+        if not isinstance(z, Tensor):
+            raise TypeError(
+                f"{caller}: {name} must be a tensor, got {type(z).__name__}."
+            )
+        if z.dtype not in FLOATS:
+            raise TypeError(
+                f"{caller}: {name} must be a floating-point tensor of 16, 32 or 64 "
+                f"bits, got {z.dtype}."
+            )
+        if z.ndim < 2:
+            raise ValueError(
+                f"{caller}: {name} must be a batch of rows (…, N, D), got shape "
+                f"{tuple(z.shape)}. Add a leading dimension."
+            )
+        if z.shape[-2] < min_rows:
+            raise ValueError(
+                f"{caller}: {name} must have at least {min_rows} "
+                f"row{'s' if min_rows > 1 else ''}, got shape {tuple(z.shape)}."
+            )
+        if z.shape[-1] < 1:
+            raise ValueError(
+                f"{caller}: {name} must have at least 1 column, got shape "
+                f"{tuple(z.shape)}."
+            )
+    got = f"got z_a {tuple(z_a.shape)} and z_b {tuple(z_b.shape)}."
+    if z_a.device != z_b.device:
+        raise ValueError(
+            f"{caller}: z_a and z_b must be on the same device, got {z_a.device} and "
+            f"{z_b.device}."
+        )
+    if z_a.shape[:-2] != z_b.shape[:-2]:
+        raise ValueError(
+            f"{caller}: z_a and z_b must have the same leading dimensions, {got}"
+        )
+    if paired and z_a.shape[-2] != z_b.shape[-2]:
+        raise ValueError(
+            f"{caller}: z_a and z_b must have the same number of rows, {got} "
+            "Row i of z_a is the positive of row i of z_b."
+        )
+    if same_width and z_a.shape[-1] != z_b.shape[-1]:
+        raise ValueError(
+            f"{caller}: z_a and z_b must have the same number of columns, {got} "
+            "Project both modalities to one width first."
+        )
+
+
+def row_weight(caller: str, name: str, weight: Tensor | None, z: Tensor) -> None:
+    """Require one real weight per row of ``z``."""
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor) or weight.is_complex():
+        got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"{caller}: {name} must be a real tensor, got {got}.")
+    if weight.shape != z.shape[:-1]:
+        raise ValueError(
+            f"{caller}: {name} must be of shape {tuple(z.shape[:-1])}, one weight per "
+            f"row, got {tuple(weight.shape)}."
+        )
+
+
+def pair_mask(caller: str, name: str, mask: Tensor | None, z: Tensor) -> None:
+    """Require a boolean for every pair of rows of one group."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{caller}: {name} must be a boolean tensor, got {got}.")
+    shape = (*z.shape[:-1], z.shape[-2])
+    if mask.shape != shape:
+        raise ValueError(
+            f"{caller}: {name} must be of shape {tuple(shape)}, one entry per pair of "
+            f"rows, got {tuple(mask.shape)}."
+        )
+
+
+def option(caller: str, name: str, value: object, allowed: Sequence[object]) -> None:
+    """Require one of a few values."""
+    if value not in allowed:
+        options = ", ".join(repr(choice) for choice in allowed)
+        raise ValueError(f"{caller}: {name} must be one of {options}, got {value!r}.")
+
+
+def flag(caller: str, name: str, value: object) -> None:
+    """Require a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{caller}: {name} must be True or False, got {value!r}.")
+
+
+def number(
+    caller: str,
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+) -> None:
+    """Require a finite real number in a range."""
+    limit = (
+        f" > {above:g}"
+        if above is not None
+        else f" >= {at_least:g}"
+        if at_least is not None
+        else ""
+    )
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{caller}: {name} must be a number{limit}, got {type(value).__name__}."
+        )
+    if (
+        not math.isfinite(value)
+        or (above is not None and value <= above)
+        or (at_least is not None and value < at_least)
+    ):
+        raise ValueError(
+            f"{caller}: {name} must be a finite number{limit}, got {value!r}."
+        )
+
+
+def positive_scalar(caller: str, name: str, value: object) -> None:
+    """Require a number > 0, or a scalar tensor (whose value is not looked at)."""
+    if not isinstance(value, Tensor):
+        number(caller, name, value, above=0.0)
+    elif value.ndim != 0 or value.dtype not in FLOATS:
+        raise ValueError(
+            f"{caller}: {name} must be a number > 0 or a floating-point tensor of "
+            f"shape (), got {value.dtype} of shape {tuple(value.shape)}."
+        )
+
+
+def count(
+    caller: str, name: str, value: object, *, at_most: int | None = None, of: str = ""
+) -> None:
+    """Require an integer in ``[1, at_most]``; ``of`` says where the bound is from."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"{caller}: {name} must be an integer, got {type(value).__name__}."
+        )
+    if value < 1 or (at_most is not None and value > at_most):
+        limit = ">= 1" if at_most is None else f"in [1, {of}] = [1, {at_most}]"
+        raise ValueError(f"{caller}: {name} must be {limit}, got {value}.")

@@ -1,0 +1,73 @@
+"""Small operations with a defined value and gradient at their singular points."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def unit(z: Tensor, dim: int) -> Tensor:
+    """Return z / ‖z‖ along ``dim``; a zero vector stays zero and gets no gradient.
+
+    The usual ``z / max(‖z‖, 1e-12)`` hands a zero vector a gradient of order 1e12.
+    """
+    # A direction has no scale, so the largest entry may be divided out first, as a
+    # constant: then no square overflows or underflows.
+    scale = z.detach().abs().amax(dim, keepdim=True)
+    zero = scale == 0
+    z = z / scale.masked_fill(zero, 1.0)
+    # ≥ 1 by the division; the added 1 keeps the square root away from 0.
+    squares = (z * z).sum(dim, keepdim=True) + zero
+    return (z / squares.sqrt()).masked_fill(zero, 0.0)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """Return √x with gradient 0 (not infinite) where x = 0."""
+    zero = x <= 0
+    return x.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
+
+
+class _Within(torch.autograd.Function):
+    """Clamp whose gradient is stopped only where it would lead further outside."""
+
+    @staticmethod
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
+        return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        # A descent step moves x against the gradient.
+        outward = ((x <= ctx.low) & (grad > 0)) | ((x >= ctx.high) & (grad < 0))
+        return grad.masked_fill(outward, 0.0), None, None
+
+
+def within(x: Tensor, low: float, high: float) -> Tensor:
+    """Clamp a parameter to ``[low, high]`` without trapping it there.
+
+    ``torch.clamp`` has gradient 0 outside the range: a parameter that stepped over
+    the limit would never come back.
+    """
+    out: Tensor = _Within.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return out
+
+
+def cholesky(c: Tensor, ridge: float) -> Tensor:
+    """Return the lower factor of C + ridge·I, kept positive definite under rounding.
+
+    A rank-deficient C of large entries has eigenvalues a rounding error below −ridge.
+    What is added against it is of the order of that error, D·eps·‖C‖, and 1 where C
+    and the ridge are both 0. Failure is not looked for, which would stall the device.
+    """
+    d = c.shape[-1]
+    size = c.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
+    guard = 4 * d * torch.finfo(c.dtype).eps * size
+    diagonal = (guard + ridge).masked_fill(guard + ridge <= 0, 1.0)
+    eye = torch.eye(d, dtype=c.dtype, device=c.device)
+    factor: Tensor = torch.linalg.cholesky_ex(c + diagonal[..., None, None] * eye).L
+    return factor

@@ -1,0 +1,24 @@
+"""The dtype policy: compute in float32 or wider, whatever autocast says."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """Return the dtype of the result: the widest of the inputs and float32.
+
+    Logits rounded to 16 bits cost 8 % of an InfoNCE loss at scale 100, and second
+    moments overflow float16.
+    """
+    return reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+
+
+def no_autocast(z: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which matrix products keep the dtype of their operands."""
+    device = z.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
