@@ -1,0 +1,1 @@
+"""Pull the pairs together."""

@@ -1,0 +1,257 @@
+r"""InfoNCE: pick the partner of each row out of the batch.
+
+With :math:`s_{ij} = \langle \hat a_i, \hat b_j \rangle / \tau` of unit rows, the row
+:math:`i` of one modality has its partner :math:`b_i` as positive and the rows
+:math:`b_j,\ j \in \mathcal{N}(i)` as negatives:
+
+.. math::
+    \ell_i^{a \to b}
+    = -\log \frac{e^{s_{ii}}}{e^{s_{ii}} + \sum_{j \in \mathcal{N}(i)} e^{s_{ij}}}
+    = \operatorname{softplus}\Bigl(
+        \log \sum_{j \in \mathcal{N}(i)} e^{s_{ij}} - s_{ii} \Bigr) .
+
+The symmetric loss is :math:`\tfrac12 (\ell_i^{a \to b} + \ell_i^{b \to a})`, the mean
+over rows that of CLIP.
+
+Numerics: the softplus form keeps value and gradient of a pair that is already right,
+where a float32 cross entropy returns exactly 0 from a gap of 17 on. Logits are float32
+or wider under autocast and for 16-bit inputs. Cost: O(N² D) time; O(N²) memory, or
+O(N · ``chunk_size`` + N D) with ``chunk_size``.
+
+References: Eq. 4 of :cite:t:`oord2018representation`; the symmetric form is Eq. 2–4 of
+:cite:t:`zhang2022contrastive` with λ = ½ and Fig. 3 of :cite:t:`radford2021learning`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from xmodal_losses._core import checks, moments, pairs, precision, reduce
+from xmodal_losses._core.linalg import unit, within
+from xmodal_losses._core.modules import describe
+
+__all__ = ["InfoNCELoss", "info_nce"]
+
+
+def info_nce(
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    symmetric: bool = True,
+    normalize: bool = True,
+    negatives: pairs.Negatives = "group",
+    exclude: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: reduce.Reduction = "mean",
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Return the InfoNCE loss of paired rows: (a_i, b_i) is the positive.
+
+    Args:
+        z_a: Embeddings of modality *a*, shape ``(…, N, D)``; leading dimensions are
+            groups, say images.
+        z_b: Embeddings of modality *b*, same shape; row *i* belongs to row *i* of
+            ``z_a``.
+        temperature: τ > 0, a number or a tensor of shape ``()``, which gets its
+            gradient. Common: 0.05 to 0.2.
+        symmetric: Average the losses a→b and b→a; otherwise a→b alone.
+        normalize: Scale rows to unit length first. A zero row stays zero, and gets no
+            gradient.
+        negatives: ``"group"``: the other rows of the same group. ``"all"``: every
+            other row of every group. ``"cross"``: the other rows of the same group
+            and the same row of the other groups.
+        exclude: Boolean ``(…, N, N)``: True where (a_i, b_j) of one group is not a
+            negative, for either of the two. The diagonal does not matter: a positive
+            stays.
+        weight: Weights ≥ 0 of the rows, ``(…, N)``. A row of weight 0 is as if it were
+            not there; it is no negative either.
+        reduction: ``"mean"`` (Σwℓ/Σw over rows and groups), ``"sum"`` (Σwℓ) or
+            ``"none"`` (wℓ, shape ``(…, N)``).
+        chunk_size: Rows of the N×N logits held in memory at a time; the result is the
+            same. None holds all.
+
+    Returns:
+        Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. A row without negatives
+        has loss 0. Dtype: that of the inputs, float32 at least.
+
+    Raises:
+        TypeError: If an input is not a floating-point tensor, or an option of another
+            type.
+        ValueError: If shapes do not fit together or an option is out of range.
+
+    Examples:
+        >>> import torch, xmodal_losses.functional as F
+        >>> F.info_nce(torch.eye(4), torch.eye(4), temperature=0.5)
+        tensor(0.3408)
+        >>> F.info_nce(torch.eye(4), torch.eye(4).flip(0), temperature=0.5)
+        tensor(2.3408)
+    """
+    _check_options(
+        "info_nce", temperature, symmetric, normalize, negatives, reduction, chunk_size
+    )
+    checks.embeddings("info_nce", z_a, z_b, paired=True)
+    checks.pair_mask("info_nce", "exclude", exclude, z_a)
+    checks.row_weight("info_nce", "weight", weight, z_a)
+
+    dtype = precision.compute_dtype(z_a, z_b)
+    with precision.no_autocast(z_a):
+        a = moments.drop(z_a.to(dtype), weight)
+        b = moments.drop(z_b.to(dtype), weight)
+        if normalize:
+            a, b = unit(a, -1), unit(b, -1)
+        tau = temperature.to(dtype) if isinstance(temperature, Tensor) else temperature
+        a = a / tau
+
+        positive = (a * b).sum(-1)
+        of_a, of_b = pairs.log_sum_exp_of_negatives(
+            a,
+            b,
+            negatives=negatives,
+            exclude=exclude,
+            valid=None if weight is None else weight != 0,
+            chunk_size=chunk_size,
+        )
+        loss = _softplus(of_a - positive)
+        if symmetric:
+            loss = (loss + _softplus(of_b - positive)) / 2
+        return reduce.rows(
+            loss, None if weight is None else weight.to(dtype), reduction
+        )
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # By default torch returns x from 20 on, 2e-9 short; at 40 the difference is below
+    # the rounding of float64.
+    return softplus(x, threshold=40)
+
+
+def _check_options(
+    caller: str,
+    temperature: object,
+    symmetric: object,
+    normalize: object,
+    negatives: object,
+    reduction: object,
+    chunk_size: object,
+) -> None:
+    checks.positive_scalar(caller, "temperature", temperature)
+    checks.flag(caller, "symmetric", symmetric)
+    checks.flag(caller, "normalize", normalize)
+    checks.option(caller, "negatives", negatives, pairs.NEGATIVES)
+    checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
+    if chunk_size is not None:
+        checks.count(caller, "chunk_size", chunk_size)
+
+
+class InfoNCELoss(nn.Module):
+    """Module form of :func:`~xmodal_losses.functional.info_nce`.
+
+    Args:
+        temperature: τ > 0; the initial value if it is learned.
+        learn_temperature: Keep log τ as the parameter ``log_temperature``. Hand the
+            parameters of the loss to the optimiser, too.
+        temperature_range: Limits of a learned τ. Outside, the gradient that would
+            lead further away is 0.
+        symmetric: As in the function.
+        normalize: As in the function.
+        negatives: As in the function.
+        reduction: As in the function.
+        chunk_size: As in the function.
+
+    State: ``log_temperature``, a parameter of shape ``()``, if it is learned.
+
+    Shape:
+        - ``z_a``, ``z_b``: ``(…, N, D)``; ``exclude``: ``(…, N, N)``; ``weight``:
+          ``(…, N)``.
+        - Output: scalar, or ``(…, N)`` for ``reduction="none"``.
+
+    Examples:
+        >>> import torch, xmodal_losses as xl
+        >>> criterion = xl.InfoNCELoss(learn_temperature=True)
+        >>> rgb, ir = torch.randn(2, 8, 64, 128, requires_grad=True)
+        >>> criterion(rgb, ir).backward()
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.07,
+        learn_temperature: bool = False,
+        temperature_range: tuple[float, float] = (0.01, 1.0),
+        symmetric: bool = True,
+        normalize: bool = True,
+        negatives: pairs.Negatives = "group",
+        reduction: reduce.Reduction = "mean",
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        caller = "InfoNCELoss"
+        checks.number(caller, "temperature", temperature, above=0.0)
+        _check_options(
+            caller, temperature, symmetric, normalize, negatives, reduction, chunk_size
+        )
+        checks.flag(caller, "learn_temperature", learn_temperature)
+        low, high = temperature_range
+        checks.number(caller, "temperature_range[0]", low, above=0.0)
+        checks.number(caller, "temperature_range[1]", high, above=low)
+        if learn_temperature and not low <= temperature <= high:
+            raise ValueError(
+                f"{caller}: temperature must be in temperature_range = ({low:g}, "
+                f"{high:g}) to be learned, got {temperature!r}. Widen the range."
+            )
+        self.learn_temperature = learn_temperature
+        self.temperature_range = (float(low), float(high))
+        self.symmetric = symmetric
+        self.normalize = normalize
+        self.negatives: pairs.Negatives = negatives
+        self.reduction: reduce.Reduction = reduction
+        self.chunk_size = chunk_size
+        if learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        else:
+            self._temperature = float(temperature)
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """The temperature in use: a number, or a tensor if it is learned."""
+        if not self.learn_temperature:
+            return self._temperature
+        low, high = self.temperature_range
+        return within(self.log_temperature, math.log(low), math.log(high)).exp()
+
+    def forward(
+        self,
+        z_a: Tensor,
+        z_b: Tensor,
+        *,
+        exclude: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of the paired batches."""
+        return info_nce(
+            z_a,
+            z_b,
+            temperature=self.temperature,
+            symmetric=self.symmetric,
+            normalize=self.normalize,
+            negatives=self.negatives,
+            exclude=exclude,
+            weight=weight,
+            reduction=self.reduction,
+            chunk_size=self.chunk_size,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        shown = (
+            f"temperature={float(self.temperature):.4g}, "
+            f"learn_temperature={self.learn_temperature}"
+        )
+        if self.learn_temperature:
+            shown += f", temperature_range={self.temperature_range}"
+        return f"{shown}, " + describe(
+            self, "symmetric", "normalize", "negatives", "reduction", "chunk_size"
+        )
