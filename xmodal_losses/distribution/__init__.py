@@ -1,0 +1,1 @@
+"""Bring the two clouds together."""

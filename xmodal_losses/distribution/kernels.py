@@ -1,0 +1,383 @@
+r"""Kernels for the maximum mean discrepancy.
+
+A kernel module maps rows ``x (…, N, D)`` and ``y (…, M, D)`` to the matrix
+:math:`k(x_i, y_j)`, ``(…, N, M)``. With :math:`d = \lVert x - y \rVert_2`:
+
+================================== ==================================================
+:class:`GaussianKernel`            :math:`\exp(-d^2 / 2\sigma^2)`
+:class:`LaplacianKernel`           :math:`\exp(-\lVert x - y \rVert_p / \sigma)`
+:class:`InverseMultiquadricKernel` :math:`(1 + d^2 / \sigma^2)^{-1/2}`
+:class:`RationalQuadraticKernel`   :math:`(1 + d^2 / 2\alpha\sigma^2)^{-\alpha}`
+:class:`MaternKernel`              Matérn of order ν in :math:`d / \sigma`
+:class:`EnergyKernel`              :math:`-d`
+:class:`LinearKernel`              :math:`\langle x, y \rangle`
+:class:`PolynomialKernel`          :math:`(\gamma \langle x, y \rangle + c)^p`
+:class:`MultiKernel`               :math:`\sum_u w_u k_u`
+================================== ==================================================
+
+The bandwidth σ is a length, in the units of the embeddings: a number, a scalar tensor
+(a parameter is learned), or a rule that takes it from the pooled sample of each
+problem, without gradient: ``"mean"`` sets σ² to half the mean squared distance over
+i ≠ j, which needs no pairwise matrix; ``"median"`` to half the median, which does.
+``factor`` then multiplies σ. A sample of identical points gets σ = 1.
+
+References: :cite:t:`gretton2012kernel`; sums of kernels: :cite:t:`long2015learning`;
+the energy kernel makes the MMD the energy distance of :cite:t:`szekely2013energy`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from xmodal_losses._core import checks, pairs, precision
+from xmodal_losses._core.pairs import Pairs, Pool
+
+__all__ = [
+    "EnergyKernel",
+    "GaussianKernel",
+    "InverseMultiquadricKernel",
+    "Kernel",
+    "LaplacianKernel",
+    "LinearKernel",
+    "MaternKernel",
+    "MultiKernel",
+    "PolynomialKernel",
+    "RationalQuadraticKernel",
+]
+
+Bandwidth: TypeAlias = float | Tensor | Literal["mean", "median"]
+
+
+class Kernel(nn.Module):
+    """Base of the kernels: ``kernel(x, y)`` is the matrix of k(x_i, y_j).
+
+    To write one, override :meth:`bind`.
+    """
+
+    translation_invariant = True
+    """Whether an MMD with this kernel stays the same when all points are shifted."""
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """Return the kernel as a function of pairs, its bandwidth taken from ``pool``.
+
+        Args:
+            pool: The pooled sample.
+
+        Returns:
+            A function from what is known of the pairs of two batches (inner products,
+            distances) to the matrix ``(…, N, M)``.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the matrix k(x_i, y_j), ``(…, N, M)``, in float32 or wider."""
+        checks.embeddings(type(self).__name__, x, y, paired=False)
+        dtype = precision.compute_dtype(x, y)
+        with precision.no_autocast(x):
+            x, y = x.to(dtype), y.to(dtype)
+            return self.bind(Pool(torch.cat((x, y), -2)))(Pairs(x, y))
+
+
+class _ScaledKernel(Kernel):
+    """A kernel with a bandwidth."""
+
+    bandwidth: Bandwidth
+
+    def __init__(self, bandwidth: Bandwidth, factor: float) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if isinstance(bandwidth, str):
+            checks.option(name, "bandwidth", bandwidth, ("mean", "median"))
+        else:
+            checks.positive_scalar(name, "bandwidth", bandwidth)
+            if factor != 1.0:
+                raise ValueError(
+                    f"{name}: factor must be 1 unless the bandwidth is a rule, got "
+                    f"{factor!r}. Multiply the bandwidth itself."
+                )
+        checks.number(name, "factor", factor, above=0.0)
+        if isinstance(bandwidth, Tensor) and not isinstance(bandwidth, nn.Parameter):
+            self.register_buffer("bandwidth", bandwidth)
+        else:
+            self.bandwidth = bandwidth
+        self.factor = factor
+
+    def sigma(self, pool: Pool) -> Tensor:
+        """Return the bandwidth for every problem, ``(…, 1, 1)``."""
+        z = pool.z
+        if not isinstance(self.bandwidth, str):
+            if isinstance(self.bandwidth, Tensor):
+                return self.bandwidth.to(z.dtype)
+            return z.new_full((), self.bandwidth)
+        squared = (
+            pool.mean_squared_distance()
+            if self.bandwidth == "mean"
+            else pool.median_squared_distance()
+        )
+        # All points equal: every kernel is constant then, whatever its bandwidth.
+        sigma = (squared / 2).masked_fill(squared <= 0, 1.0).sqrt()
+        return self.factor * sigma[..., None, None]
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        b = self.bandwidth
+        shown = (
+            f"bandwidth={b.item():.4g}" if isinstance(b, Tensor) else f"bandwidth={b!r}"
+        )
+        return shown if self.factor == 1.0 else f"{shown}, factor={self.factor:.4g}"
+
+
+class GaussianKernel(_ScaledKernel):
+    """The kernel exp(−d²/2σ²).
+
+    Args:
+        bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
+            ``"median"``.
+        factor: > 0, multiplies the σ of a rule.
+
+    Examples:
+        >>> import torch, xmodal_losses as xl
+        >>> xl.GaussianKernel(1.0)(torch.zeros(1, 2), torch.ones(3, 2))
+        tensor([[0.3679, 0.3679, 0.3679]])
+    """
+
+    def __init__(self, bandwidth: Bandwidth = "mean", *, factor: float = 1.0) -> None:
+        super().__init__(bandwidth, factor)
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        rate = 1 / (2 * self.sigma(pool).square())
+        return lambda p: torch.exp(-rate * p.squared_distance())
+
+
+class LaplacianKernel(_ScaledKernel):
+    """The kernel exp(−‖x − y‖_p/σ).
+
+    Args:
+        bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
+            ``"median"`` (of Euclidean distances, for either norm).
+        factor: > 0, multiplies the σ of a rule.
+        norm: p: 2, or 1, which holds an N×M×D tensor.
+
+    Note:
+        The gradient between coinciding points, where the kernel has a kink, is 0.
+    """
+
+    def __init__(
+        self,
+        bandwidth: Bandwidth = "mean",
+        *,
+        factor: float = 1.0,
+        norm: Literal[1, 2] = 2,
+    ) -> None:
+        super().__init__(bandwidth, factor)
+        checks.option("LaplacianKernel", "norm", norm, (1, 2))
+        self.norm = norm
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        sigma = self.sigma(pool)
+        if self.norm == 1:
+            return lambda p: torch.exp(-p.manhattan() / sigma)
+        return lambda p: torch.exp(-p.distance() / sigma)
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return f"{super().extra_repr()}, norm={self.norm}"
+
+
+class InverseMultiquadricKernel(_ScaledKernel):
+    """The kernel (1 + d²/σ²)^(−1/2): heavier tails than a Gaussian.
+
+    Args:
+        bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
+            ``"median"``.
+        factor: > 0, multiplies the σ of a rule.
+    """
+
+    def __init__(self, bandwidth: Bandwidth = "mean", *, factor: float = 1.0) -> None:
+        super().__init__(bandwidth, factor)
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        rate = 1 / self.sigma(pool).square()
+        return lambda p: (1 + rate * p.squared_distance()).rsqrt()
+
+
+class RationalQuadraticKernel(_ScaledKernel):
+    """The kernel (1 + d²/2ασ²)^(−α): a Gaussian mixed over its bandwidth.
+
+    Args:
+        bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
+            ``"median"``.
+        factor: > 0, multiplies the σ of a rule.
+        alpha: α > 0; the Gaussian is the limit of large α.
+    """
+
+    def __init__(
+        self,
+        bandwidth: Bandwidth = "mean",
+        *,
+        factor: float = 1.0,
+        alpha: float = 1.0,
+    ) -> None:
+        super().__init__(bandwidth, factor)
+        checks.number("RationalQuadraticKernel", "alpha", alpha, above=0.0)
+        self.alpha = alpha
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        rate = 1 / (2 * self.alpha * self.sigma(pool).square())
+        return lambda p: (1 + rate * p.squared_distance()) ** -self.alpha
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return f"{super().extra_repr()}, alpha={self.alpha:.4g}"
+
+
+class MaternKernel(_ScaledKernel):
+    """The Matérn kernel of order ν, with a = d/σ.
+
+    exp(−a) for ν = ½; (1 + √3a) exp(−√3a) for 3/2; (1 + √5a + 5a²/3) exp(−√5a) for 5/2.
+
+    Args:
+        bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
+            ``"median"``.
+        factor: > 0, multiplies the σ of a rule.
+        nu: ν: 0.5, 1.5 or 2.5.
+    """
+
+    def __init__(
+        self,
+        bandwidth: Bandwidth = "mean",
+        *,
+        factor: float = 1.0,
+        nu: float = 1.5,
+    ) -> None:
+        super().__init__(bandwidth, factor)
+        checks.option("MaternKernel", "nu", nu, (0.5, 1.5, 2.5))
+        self.nu = nu
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        sigma = self.sigma(pool)
+
+        def kernel(p: Pairs) -> Tensor:
+            a = math.sqrt(2 * self.nu) * p.distance() / sigma
+            if self.nu == 0.5:
+                return torch.exp(-a)
+            if self.nu == 1.5:
+                return (1 + a) * torch.exp(-a)
+            return (1 + a + a.square() / 3) * torch.exp(-a)
+
+        return kernel
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return f"{super().extra_repr()}, nu={self.nu}"
+
+
+class EnergyKernel(Kernel):
+    """The kernel −‖x − y‖: the MMD is the energy distance. It has no bandwidth.
+
+    Conditionally positive definite, which is enough for a (non-negative) MMD. The
+    gradient between coinciding points, where the kernel has a kink, is 0.
+    """
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        return lambda p: -p.distance()
+
+
+class LinearKernel(Kernel):
+    """The kernel ⟨x, y⟩: the MMD is the squared distance of the means."""
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        return lambda p: p.inner()
+
+
+class PolynomialKernel(Kernel):
+    """The kernel (γ⟨x, y⟩ + c)^p: it compares the moments up to order p.
+
+    Args:
+        degree: p ≥ 1, an integer.
+        gamma: γ > 0; None is 1/D.
+        coef0: c ≥ 0.
+    """
+
+    translation_invariant = False
+
+    def __init__(
+        self, degree: int = 3, gamma: float | None = None, coef0: float = 1.0
+    ) -> None:
+        super().__init__()
+        checks.count("PolynomialKernel", "degree", degree)
+        if gamma is not None:
+            checks.number("PolynomialKernel", "gamma", gamma, above=0.0)
+        checks.number("PolynomialKernel", "coef0", coef0, at_least=0.0)
+        self.degree = degree
+        self.gamma = gamma
+        self.coef0 = coef0
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        gamma = 1 / pool.z.shape[-1] if self.gamma is None else self.gamma
+        return lambda p: (gamma * p.inner() + self.coef0) ** self.degree
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return f"degree={self.degree}, gamma={self.gamma}, coef0={self.coef0}"
+
+
+class MultiKernel(Kernel):
+    """A weighted sum of kernels, which share their distances.
+
+    Args:
+        kernels: One kernel or more.
+        weights: One weight ≥ 0 per kernel; None is the mean.
+
+    Examples:
+        >>> import xmodal_losses as xl
+        >>> kernel = xl.MultiKernel([xl.GaussianKernel(s) for s in (0.5, 1.0, 2.0)])
+    """
+
+    def __init__(
+        self, kernels: Sequence[Kernel], weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        kernels = list(kernels)
+        if not kernels or not all(isinstance(kernel, Kernel) for kernel in kernels):
+            got = [type(kernel).__name__ for kernel in kernels]
+            raise TypeError(
+                f"MultiKernel: kernels must be one Kernel or more, got {got}."
+            )
+        if weights is None:
+            weights = [1 / len(kernels)] * len(kernels)
+        elif len(weights) != len(kernels):
+            raise ValueError(
+                f"MultiKernel: weights must be one per kernel ({len(kernels)}), got "
+                f"{len(weights)}."
+            )
+        for i, weight in enumerate(weights):
+            checks.number("MultiKernel", f"weights[{i}]", weight, at_least=0.0)
+        self.kernels = nn.ModuleList(kernels)
+        self.weights = tuple(float(weight) for weight in weights)
+        self.translation_invariant = all(k.translation_invariant for k in kernels)
+
+    def bind(self, pool: Pool) -> pairs.Kernel:
+        """See :meth:`Kernel.bind`."""
+        bound = [kernel.bind(pool) for kernel in self.kernels]  # type: ignore[operator]
+
+        def kernel(p: Pairs) -> Tensor:
+            terms = [w * k(p) for w, k in zip(self.weights, bound, strict=True)]
+            return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+
+        return kernel
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return "weights=(" + ", ".join(f"{weight:.4g}" for weight in self.weights) + ")"
