@@ -1,0 +1,194 @@
+r"""Barlow Twins: make the cross-correlation of paired batches the identity.
+
+For paired, centred :math:`A, B \in \mathbb{R}^{N \times D}` with the correlations
+
+.. math::
+    C_{ij} = \frac{\sum_n a_{ni} b_{nj}}
+                  {\sqrt{\sum_n a_{ni}^2} \sqrt{\sum_n b_{nj}^2}} , \qquad
+    \mathcal{L} = \sum_i (1 - C_{ii})^2 + \lambda \sum_i \sum_{j \ne i} C_{ij}^2 .
+
+The first term asks that a feature says the same in both modalities, the second that no
+two features say the same. C does not change with the scale or mean of any column.
+
+Numerics: :math:`1 - C_{ii}` is computed as half the squared distance of the unit
+columns, which keeps its digits near 0. A constant column has C = 0. Once N − 1 < D, the
+second term cannot fall below D²/(N − 1) − D: compare losses above that floor. Cost:
+O(N D²) time, O(D²) memory.
+
+References: Eq. 1–2 of :cite:t:`zbontar2021barlow`; the official code, which normalises
+by batch normalisation, is ``eps=1e-5``.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from xmodal_losses._core import checks, moments, precision, reduce
+from xmodal_losses._core.modules import describe
+
+__all__ = ["BarlowTwinsLoss", "BarlowTwinsTerms", "barlow_twins", "barlow_twins_terms"]
+
+
+class BarlowTwinsTerms(NamedTuple):
+    """The terms of :func:`~xmodal_losses.functional.barlow_twins`, unweighted."""
+
+    invariance: Tensor
+    redundancy: Tensor
+
+
+def barlow_twins_terms(
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    eps: float = 0.0,
+    weight: Tensor | None = None,
+    reduction: reduce.Reduction = "mean",
+) -> BarlowTwinsTerms:
+    """Return both terms of :func:`~xmodal_losses.functional.barlow_twins`.
+
+    Args:
+        z_a: As in :func:`~xmodal_losses.functional.barlow_twins`.
+        z_b: As in :func:`~xmodal_losses.functional.barlow_twins`.
+        eps: As in :func:`~xmodal_losses.functional.barlow_twins`.
+        weight: As in :func:`~xmodal_losses.functional.barlow_twins`.
+        reduction: As in :func:`~xmodal_losses.functional.barlow_twins`.
+
+    Returns:
+        ``invariance``, Σ(1 − C_ii)², and ``redundancy``, Σ_{i≠j} C_ij²; both ≥ 0.
+    """
+    return _terms("barlow_twins_terms", z_a, z_b, eps, weight, reduction)
+
+
+def barlow_twins(
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    redundancy_weight: float = 5e-3,
+    eps: float = 0.0,
+    weight: Tensor | None = None,
+    reduction: reduce.Reduction = "mean",
+) -> Tensor:
+    """Return the Barlow Twins loss of paired rows.
+
+    Give it the projection before L2 normalisation of the rows.
+
+    Args:
+        z_a: Embeddings of modality *a*, shape ``(…, N, D)``, N ≥ 2; leading dimensions
+            are independent problems.
+        z_b: Embeddings of modality *b*, same shape; row *i* belongs to row *i* of
+            ``z_a``.
+        redundancy_weight: λ ≥ 0.
+        eps: Added to the (biased) variance of a column before its root is taken, as in
+            batch normalisation; 0 is the paper's coefficient.
+        weight: Weights ≥ 0 of the rows, ``(…, N)``; their scale does not matter. A row
+            of weight 0 is as if it were not there.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
+
+    Returns:
+        Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0. Dtype: that of the inputs,
+        float32 at least.
+
+    Raises:
+        TypeError: If an input is not a floating-point tensor.
+        ValueError: If shapes do not fit together or an option is out of range.
+
+    Note:
+        With ``eps=0``, a constant column gets no gradient: its correlation does not
+        exist.
+
+    Examples:
+        >>> import torch, xmodal_losses.functional as F
+        >>> z = torch.tensor([[1., 1.], [1., -1.], [-1., 1.], [-1., -1.]])
+        >>> F.barlow_twins(z, 2 * z + 1)
+        tensor(0.)
+        >>> F.barlow_twins(z, -z)
+        tensor(8.)
+    """
+    checks.number("barlow_twins", "redundancy_weight", redundancy_weight, at_least=0.0)
+    terms = _terms("barlow_twins", z_a, z_b, eps, weight, reduction)
+    return terms.invariance + redundancy_weight * terms.redundancy
+
+
+def _terms(
+    caller: str,
+    z_a: Tensor,
+    z_b: Tensor,
+    eps: float,
+    weight: Tensor | None,
+    reduction: reduce.Reduction,
+) -> BarlowTwinsTerms:
+    checks.number(caller, "eps", eps, at_least=0.0)
+    checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
+    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
+    checks.row_weight(caller, "weight", weight, z_a)
+
+    dtype = precision.compute_dtype(z_a, z_b)
+    with precision.no_autocast(z_a):
+        a = moments.moments(z_a.to(dtype), weight)
+        b = moments.moments(z_b.to(dtype), weight)
+        unit_a, lacking_a = moments.standardise(a, eps)
+        unit_b, lacking_b = moments.standardise(b, eps)
+        # ‖u − v‖² = ‖u‖² + ‖v‖² − 2⟨u, v⟩, with ‖u‖² = 1 − lacking.
+        distance = moments.weigh((unit_a - unit_b).square(), weight).sum(-2)
+        one_minus_c = (lacking_a + lacking_b + distance) / 2
+        invariance = one_minus_c.square().sum(-1)
+        redundancy = moments.off_diagonal_energy(moments.weigh(unit_a, weight), unit_b)
+        present = reduce.present(weight)
+        return BarlowTwinsTerms(
+            reduce.problems(invariance, present, reduction),
+            reduce.problems(redundancy, present, reduction),
+        )
+
+
+class BarlowTwinsLoss(nn.Module):
+    """Module form of :func:`~xmodal_losses.functional.barlow_twins`.
+
+    Args:
+        redundancy_weight: As in the function.
+        eps: As in the function.
+        reduction: As in the function.
+
+    State: none.
+
+    Shape:
+        - ``z_a``, ``z_b``: ``(…, N, D)``; ``weight``: ``(…, N)``.
+        - Output: scalar, or ``(…)`` for ``reduction="none"``.
+
+    Examples:
+        >>> import torch, xmodal_losses as xl
+        >>> rgb, ir = torch.randn(2, 256, 128, requires_grad=True)
+        >>> xl.BarlowTwinsLoss()(rgb, ir).backward()
+    """
+
+    def __init__(
+        self,
+        *,
+        redundancy_weight: float = 5e-3,
+        eps: float = 0.0,
+        reduction: reduce.Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        caller = "BarlowTwinsLoss"
+        checks.number(caller, "redundancy_weight", redundancy_weight, at_least=0.0)
+        checks.number(caller, "eps", eps, at_least=0.0)
+        checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
+        self.redundancy_weight = redundancy_weight
+        self.eps = eps
+        self.reduction: reduce.Reduction = reduction
+
+    def forward(
+        self, z_a: Tensor, z_b: Tensor, *, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of the paired batches."""
+        return barlow_twins(
+            z_a,
+            z_b,
+            redundancy_weight=self.redundancy_weight,
+            eps=self.eps,
+            weight=weight,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return describe(self, "redundancy_weight", "eps", "reduction")

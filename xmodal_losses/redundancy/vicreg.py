@@ -1,0 +1,270 @@
+r"""VICReg: variance, invariance and covariance, each with its own term.
+
+For paired :math:`A, B \in \mathbb{R}^{N \times D}`, per modality
+:math:`S_j = \sqrt{\operatorname{Var}(z_j) + \epsilon}` and :math:`C` the covariance,
+both unbiased,
+
+.. math::
+    s &= \tfrac{1}{N D} \textstyle\sum_n \lVert a_n - b_n \rVert^2 , \quad
+    v(Z) = \tfrac{1}{D} \sum_j \max(0, \gamma - S_j) , \quad
+    c(Z) = \tfrac{1}{D} \sum_{i \ne j} C_{ij}^2 , \\
+    \mathcal{L} &= \lambda s + \mu \, \tfrac12 [v(A) + v(B)] + \nu \, [c(A) + c(B)] .
+
+The invariance term pulls partners together, the variance term keeps each feature
+spread out, the covariance term keeps features from repeating each other. No negatives.
+
+Conventions differ in two factors: ``"official"`` is the authors' code and the formula
+above; ``"algorithm1"`` of the paper's appendix has no ½ before the variance;
+``"paper"``, Eq. 1–6, moreover has no 1/D in s.
+
+Numerics: rows are centred before the products. Where both modalities have collapsed to
+a point the variance term has no gradient: the hinge is steep there, but the derivative
+of the variance itself is 0. Cost: O(N D²) time, O(D²) memory.
+
+References: Eq. 1–6 and Algorithm 1 of :cite:t:`bardes2022vicreg`.
+"""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+
+from xmodal_losses._core import checks, linalg, moments, precision, reduce
+from xmodal_losses._core.modules import describe
+
+__all__ = ["VICRegLoss", "VICRegTerms", "vicreg", "vicreg_terms"]
+
+Convention: TypeAlias = Literal["official", "algorithm1", "paper"]
+CONVENTIONS = ("official", "algorithm1", "paper")
+
+
+class VICRegTerms(NamedTuple):
+    """The terms of :func:`~xmodal_losses.functional.vicreg`, unweighted."""
+
+    invariance: Tensor
+    variance: Tensor
+    covariance: Tensor
+
+
+def vicreg_terms(
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    target_std: float = 1.0,
+    eps: float = 1e-4,
+    convention: Convention = "official",
+    weight: Tensor | None = None,
+    reduction: reduce.Reduction = "mean",
+) -> VICRegTerms:
+    """Return the three terms of :func:`~xmodal_losses.functional.vicreg`.
+
+    Args:
+        z_a: As in :func:`~xmodal_losses.functional.vicreg`.
+        z_b: As in :func:`~xmodal_losses.functional.vicreg`.
+        target_std: As in :func:`~xmodal_losses.functional.vicreg`.
+        eps: As in :func:`~xmodal_losses.functional.vicreg`.
+        convention: As in :func:`~xmodal_losses.functional.vicreg`.
+        weight: As in :func:`~xmodal_losses.functional.vicreg`.
+        reduction: As in :func:`~xmodal_losses.functional.vicreg`.
+
+    Returns:
+        ``invariance`` s, ``variance`` (both modalities, with the ½ if the convention
+        has it) and ``covariance`` c(A) + c(B); all ≥ 0.
+    """
+    return _terms(
+        "vicreg_terms", z_a, z_b, target_std, eps, convention, weight, reduction
+    )
+
+
+def vicreg(
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+    target_std: float = 1.0,
+    eps: float = 1e-4,
+    convention: Convention = "official",
+    weight: Tensor | None = None,
+    reduction: reduce.Reduction = "mean",
+) -> Tensor:
+    """Return the VICReg loss of paired rows.
+
+    Give it the projection before L2 normalisation: the columns of unit rows have a
+    standard deviation near 1/√D, far below the target of 1.
+
+    Args:
+        z_a: Embeddings of modality *a*, shape ``(…, N, D)``, N ≥ 2; leading dimensions
+            are independent problems.
+        z_b: Embeddings of modality *b*, same shape; row *i* belongs to row *i* of
+            ``z_a``.
+        invariance_weight: λ ≥ 0.
+        variance_weight: μ ≥ 0.
+        covariance_weight: ν ≥ 0.
+        target_std: γ ≥ 0, the standard deviation each column should reach.
+        eps: ε ≥ 0, added to the variance before its root is taken.
+        convention: ``"official"``, ``"algorithm1"`` or ``"paper"``, see above.
+        weight: Weights ≥ 0 of the rows, ``(…, N)``; their scale does not matter. A row
+            of weight 0 is as if it were not there.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
+
+    Returns:
+        Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0. Dtype: that of the inputs,
+        float32 at least.
+
+    Raises:
+        TypeError: If an input is not a floating-point tensor.
+        ValueError: If shapes do not fit together or an option is out of range.
+
+    Examples:
+        >>> import torch, xmodal_losses.functional as F
+        >>> z = 2 * torch.tensor([[1., 1.], [1., -1.], [-1., 1.], [-1., -1.]])
+        >>> F.vicreg(z, z)
+        tensor(0.)
+        >>> F.vicreg(z, z + 1)
+        tensor(25.)
+    """
+    _check_weights("vicreg", invariance_weight, variance_weight, covariance_weight)
+    terms = _terms("vicreg", z_a, z_b, target_std, eps, convention, weight, reduction)
+    return (
+        invariance_weight * terms.invariance
+        + variance_weight * terms.variance
+        + covariance_weight * terms.covariance
+    )
+
+
+def _terms(
+    caller: str,
+    z_a: Tensor,
+    z_b: Tensor,
+    target_std: float,
+    eps: float,
+    convention: Convention,
+    weight: Tensor | None,
+    reduction: reduce.Reduction,
+) -> VICRegTerms:
+    _check_options(caller, target_std, eps, convention, reduction)
+    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
+    checks.row_weight(caller, "weight", weight, z_a)
+
+    d = z_a.shape[-1]
+    dtype = precision.compute_dtype(z_a, z_b)
+    with precision.no_autocast(z_a):
+        a = moments.moments(z_a.to(dtype), weight)
+        b = moments.moments(z_b.to(dtype), weight)
+
+        gap = moments.mean_square_gap(z_a.to(dtype), z_b.to(dtype), weight)
+        invariance = gap if convention == "paper" else gap / d
+        variance = _hinge(a, target_std, eps) + _hinge(b, target_std, eps)
+        if convention == "official":
+            variance = variance / 2
+        covariance = (
+            moments.off_diagonal_covariance(a) + moments.off_diagonal_covariance(b)
+        ) / d
+        present = reduce.present(weight)
+        return VICRegTerms(
+            reduce.problems(invariance, present, reduction),
+            reduce.problems(variance, present, reduction),
+            reduce.problems(covariance, present, reduction),
+        )
+
+
+def _hinge(a: moments.Moments, target_std: float, eps: float) -> Tensor:
+    # With eps = 0, a constant column has std 0 and gradient 0.
+    std = linalg.sqrt(moments.variance(a) + eps)
+    return (target_std - std).clamp_min(0.0).mean(-1)
+
+
+def _check_weights(
+    caller: str, invariance: object, variance: object, covariance: object
+) -> None:
+    checks.number(caller, "invariance_weight", invariance, at_least=0.0)
+    checks.number(caller, "variance_weight", variance, at_least=0.0)
+    checks.number(caller, "covariance_weight", covariance, at_least=0.0)
+
+
+def _check_options(
+    caller: str, target_std: object, eps: object, convention: object, reduction: object
+) -> None:
+    checks.number(caller, "target_std", target_std, at_least=0.0)
+    checks.number(caller, "eps", eps, at_least=0.0)
+    checks.option(caller, "convention", convention, CONVENTIONS)
+    checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
+
+
+class VICRegLoss(nn.Module):
+    """Module form of :func:`~xmodal_losses.functional.vicreg`.
+
+    Args:
+        invariance_weight: As in the function.
+        variance_weight: As in the function.
+        covariance_weight: As in the function.
+        target_std: As in the function.
+        eps: As in the function.
+        convention: As in the function.
+        reduction: As in the function.
+
+    State: none.
+
+    Shape:
+        - ``z_a``, ``z_b``: ``(…, N, D)``; ``weight``: ``(…, N)``.
+        - Output: scalar, or ``(…)`` for ``reduction="none"``.
+
+    Examples:
+        >>> import torch, xmodal_losses as xl
+        >>> rgb, ir = torch.randn(2, 256, 128, requires_grad=True)
+        >>> xl.VICRegLoss()(rgb, ir).backward()
+    """
+
+    def __init__(
+        self,
+        *,
+        invariance_weight: float = 25.0,
+        variance_weight: float = 25.0,
+        covariance_weight: float = 1.0,
+        target_std: float = 1.0,
+        eps: float = 1e-4,
+        convention: Convention = "official",
+        reduction: reduce.Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        caller = "VICRegLoss"
+        _check_weights(caller, invariance_weight, variance_weight, covariance_weight)
+        _check_options(caller, target_std, eps, convention, reduction)
+        self.invariance_weight = invariance_weight
+        self.variance_weight = variance_weight
+        self.covariance_weight = covariance_weight
+        self.target_std = target_std
+        self.eps = eps
+        self.convention: Convention = convention
+        self.reduction: reduce.Reduction = reduction
+
+    def forward(
+        self, z_a: Tensor, z_b: Tensor, *, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of the paired batches."""
+        return vicreg(
+            z_a,
+            z_b,
+            invariance_weight=self.invariance_weight,
+            variance_weight=self.variance_weight,
+            covariance_weight=self.covariance_weight,
+            target_std=self.target_std,
+            eps=self.eps,
+            convention=self.convention,
+            weight=weight,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return describe(
+            self,
+            "invariance_weight",
+            "variance_weight",
+            "covariance_weight",
+            "target_std",
+            "eps",
+            "convention",
+            "reduction",
+        )
