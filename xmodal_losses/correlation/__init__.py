@@ -1,0 +1,1 @@
+"""Maximise linear correlation."""

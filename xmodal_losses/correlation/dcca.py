@@ -1,0 +1,283 @@
+r"""DCCA: maximise the canonical correlations of paired batches.
+
+With the (cross-)covariances of paired :math:`A \in \mathbb{R}^{N \times D_a}` and
+:math:`B \in \mathbb{R}^{N \times D_b}`, and a ridge :math:`r`, let
+
+.. math::
+    T = (\Sigma_{aa} + r I)^{-1/2} \, \Sigma_{ab} \, (\Sigma_{bb} + r I)^{-1/2} .
+
+Its singular values :math:`\rho_1 \ge \rho_2 \ge \dots` are the canonical correlations;
+the loss is :math:`-\sum_{i \le K} \rho_i` (``"trace"``, the trace norm of the paper) or
+:math:`-\sum_{i \le K} \rho_i^2` (``"frobenius"``), down to −K.
+
+Numerics: whitening by Cholesky factors, which has the same singular values, and the
+paper's gradient in closed form, which has no differences of singular values in it: it
+is finite where they repeat. All in float64, covariances included: in float32, with
+N < D and a small ridge, the value is fine and the gradient off by a factor of 20. The
+ridge is in units of variance: shrinking features shrinks the correlations. Cost:
+O(N D² + D³) time.
+
+Beware of small batches: independent views reach :math:`\sum \rho_i^2 \approx
+D_a D_b / (N - 1)`, and once :math:`D_a + D_b \ge N` some are 1 for any data.
+
+References: Eq. 10–13 of :cite:t:`andrew2013deep`; canonical correlations are those of
+:cite:t:`hotelling1936relations`, computed as by :cite:t:`bjorck1973numerical`.
+"""
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import solve_triangular
+
+from xmodal_losses._core import checks, moments, precision, reduce
+from xmodal_losses._core.linalg import cholesky
+from xmodal_losses._core.modules import describe
+
+__all__ = ["DCCALoss", "dcca"]
+
+Objective: TypeAlias = Literal["trace", "frobenius"]
+OBJECTIVES = ("trace", "frobenius")
+
+
+def dcca(
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    num_components: int | None = None,
+    ridge: float = 1e-4,
+    objective: Objective = "trace",
+    compute_dtype: torch.dtype = torch.float64,
+    weight: Tensor | None = None,
+    reduction: reduce.Reduction = "mean",
+) -> Tensor:
+    """Return minus the sum of the (squared) canonical correlations of paired rows.
+
+    Args:
+        z_a: Embeddings of modality *a*, shape ``(…, N, D_a)``, N ≥ 2; leading
+            dimensions are independent problems.
+        z_b: Embeddings of modality *b*, shape ``(…, N, D_b)``; row *i* belongs to row
+            *i* of ``z_a``.
+        num_components: K in [1, min(D_a, D_b)], the largest correlations to sum; None
+            takes all.
+        ridge: r ≥ 0, added to the variances. It changes the optimum; 0 is linear CCA.
+        objective: ``"trace"`` (−Σρ) or ``"frobenius"`` (−Σρ²; better conditioned).
+        compute_dtype: ``torch.float64`` or ``torch.float32``, for covariances and
+            decompositions.
+        weight: Weights ≥ 0 of the rows, ``(…, N)``; their scale does not matter. A row
+            of weight 0 is as if it were not there.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
+
+    Returns:
+        Scalar, or ``(…)`` for ``reduction="none"``, in [−K, 0]. Dtype: that of the
+        inputs, float32 at least.
+
+    Raises:
+        TypeError: If an input is not a floating-point tensor.
+        ValueError: If shapes do not fit together or an option is out of range.
+        RuntimeError: On a second derivative, except of ``"frobenius"`` with all
+            components.
+
+    Note:
+        The trace norm has a kink where a correlation is 0. The gradient of such a
+        component is taken as 0; a modality that has collapsed to a point gets none.
+
+    Examples:
+        >>> import torch, xmodal_losses.functional as F
+        >>> z = torch.tensor([[1., 1.], [1., -1.], [-1., 1.], [-1., -1.]])
+        >>> F.dcca(z, z @ torch.tensor([[1., 2.], [0., 1.]]), ridge=0.0)
+        tensor(-2.)
+    """
+    _check_options("dcca", num_components, ridge, objective, compute_dtype, reduction)
+    checks.embeddings("dcca", z_a, z_b, paired=True, same_width=False, min_rows=2)
+    checks.row_weight("dcca", "weight", weight, z_a)
+    most = min(z_a.shape[-1], z_b.shape[-1])
+    if num_components is not None:
+        checks.count(
+            "dcca", "num_components", num_components, at_most=most, of="min(D_a, D_b)"
+        )
+
+    with precision.no_autocast(z_a):
+        a = moments.moments(z_a.to(compute_dtype), weight)
+        b = moments.moments(z_b.to(compute_dtype), weight)
+        c_ab = moments.covariance(a, b)
+        c_aa = moments.covariance(a, a)
+        c_bb = moments.covariance(b, b)
+        k = num_components or most
+        if objective == "frobenius" and k == most:
+            # No singular values needed, and differentiable as often as one likes.
+            total = _whiten(c_aa, c_bb, c_ab, ridge)[0].square().sum((-2, -1))
+        else:
+            power = 1 if objective == "trace" else 2
+            total, *_ = _SumOfCorrelations.apply(  # type: ignore[no-untyped-call]
+                c_aa, c_bb, c_ab, ridge, k, power
+            )
+        value = -total.to(precision.compute_dtype(z_a, z_b))
+        return reduce.problems(value, reduce.present(weight), reduction)
+
+
+def _whiten(
+    c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return T = L_a⁻¹ C_ab L_b⁻ᵀ and the Cholesky factors L_a, L_b."""
+    l_a, l_b = cholesky(c_aa, ridge), cholesky(c_bb, ridge)
+    half = solve_triangular(l_a, c_ab, upper=False)
+    return solve_triangular(l_b, half.mT, upper=False).mT, l_a, l_b
+
+
+class _SumOfCorrelations(torch.autograd.Function):
+    """The sum of the K largest ρ or ρ², with the gradient of Eq. 12–13.
+
+    With T = U diag(ρ) Vᵀ, the canonical directions are A = L_a⁻ᵀU and B = L_b⁻ᵀV, and
+    for a sum of f(ρ) the gradients are
+
+        ∇_ab = A diag(f′) Bᵀ,  ∇_aa = −½ A diag(f′ρ) Aᵀ,  ∇_bb = −½ B diag(f′ρ) Bᵀ.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float, k: int, power: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        t, l_a, l_b = _whiten(c_aa, c_bb, c_ab, ridge)
+        u, rho, vh = torch.linalg.svd(t, full_matrices=False)
+        u, rho, v = u[..., :k], rho[..., :k], vh.mT[..., :k]
+        a = solve_triangular(l_a.mT, u, upper=True)
+        b = solve_triangular(l_b.mT, v, upper=True)
+        return (rho**power).sum(-1), rho, a, b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        c_aa, c_bb, c_ab, _, _, ctx.power = inputs
+        _, rho, a, b = output
+        ctx.mark_non_differentiable(rho, a, b)
+        ctx.save_for_backward(c_aa, c_bb, c_ab, rho, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+        c_aa, c_bb, c_ab, rho, a, b = ctx.saved_tensors
+        if ctx.power == 1:
+            # T has no scale: its rounding errors are of order eps. Of a correlation
+            # that is 0 the direction is arbitrary, and so would be its gradient.
+            noise = c_ab.shape[-2] * torch.finfo(rho.dtype).eps
+            slope = (rho > noise).to(rho.dtype)
+        else:
+            slope = 2 * rho
+        slope = grad[..., None, None] * slope[..., None, :]
+        rho = rho[..., None, :]
+        grads = (
+            -0.5 * (a * slope * rho) @ a.mT,
+            -0.5 * (b * slope * rho) @ b.mT,
+            (a * slope) @ b.mT,
+        )
+        if not torch.compiler.is_compiling():  # compiled code has no second derivative
+            grads = _FirstDerivative.apply(*grads, c_aa, c_bb, c_ab)  # type: ignore[no-untyped-call]
+        return *grads, None, None, None
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """Hands gradients on; differentiating them again is an error, not a wrong number.
+
+    Their dependence on the covariances (through ρ, A and B) is not in the graph.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        d_aa: Tensor, d_bb: Tensor, d_ab: Tensor, *covariances: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return d_aa.clone(), d_bb.clone(), d_ab.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            "dcca: objective must be 'frobenius' with all components for second "
+            "derivatives, got 'trace' or a smaller num_components."
+        )
+
+
+def _check_options(
+    caller: str,
+    num_components: object,
+    ridge: object,
+    objective: object,
+    compute_dtype: object,
+    reduction: object,
+) -> None:
+    if num_components is not None:
+        checks.count(caller, "num_components", num_components)
+    checks.number(caller, "ridge", ridge, at_least=0.0)
+    checks.option(caller, "objective", objective, OBJECTIVES)
+    checks.option(
+        caller, "compute_dtype", compute_dtype, (torch.float64, torch.float32)
+    )
+    checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
+
+
+class DCCALoss(nn.Module):
+    """Module form of :func:`~xmodal_losses.functional.dcca`.
+
+    Args:
+        num_components: As in the function.
+        ridge: As in the function.
+        objective: As in the function.
+        compute_dtype: As in the function.
+        reduction: As in the function.
+
+    State: none.
+
+    Shape:
+        - ``z_a``: ``(…, N, D_a)``; ``z_b``: ``(…, N, D_b)``; ``weight``: ``(…, N)``.
+        - Output: scalar, or ``(…)`` for ``reduction="none"``.
+
+    Examples:
+        >>> import torch, xmodal_losses as xl
+        >>> rgb, ir = torch.randn(2, 256, 32, requires_grad=True)
+        >>> xl.DCCALoss(num_components=10)(rgb, ir).backward()
+    """
+
+    def __init__(
+        self,
+        *,
+        num_components: int | None = None,
+        ridge: float = 1e-4,
+        objective: Objective = "trace",
+        compute_dtype: torch.dtype = torch.float64,
+        reduction: reduce.Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        _check_options(
+            "DCCALoss", num_components, ridge, objective, compute_dtype, reduction
+        )
+        self.num_components = num_components
+        self.ridge = ridge
+        self.objective: Objective = objective
+        self.compute_dtype = compute_dtype
+        self.reduction: reduce.Reduction = reduction
+
+    def forward(
+        self, z_a: Tensor, z_b: Tensor, *, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of the paired batches."""
+        return dcca(
+            z_a,
+            z_b,
+            num_components=self.num_components,
+            ridge=self.ridge,
+            objective=self.objective,
+            compute_dtype=self.compute_dtype,
+            weight=weight,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return describe(
+            self, "num_components", "ridge", "objective", "compute_dtype", "reduction"
+        )
