@@ -1,0 +1,44 @@
+"""Numerically checked, batched PyTorch losses that make two modalities agree."""
+
+from xmodal_losses import functional, kernels
+from xmodal_losses.contrastive.info_nce import InfoNCELoss
+from xmodal_losses.correlation.dcca import DCCALoss
+from xmodal_losses.distribution.coral import CORALLoss
+from xmodal_losses.distribution.mmd import MMDLoss
+from xmodal_losses.kernels import (
+    EnergyKernel,
+    GaussianKernel,
+    InverseMultiquadricKernel,
+    Kernel,
+    LaplacianKernel,
+    LinearKernel,
+    MaternKernel,
+    MultiKernel,
+    PolynomialKernel,
+    RationalQuadraticKernel,
+)
+from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
+from xmodal_losses.redundancy.vicreg import VICRegLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BarlowTwinsLoss",
+    "CORALLoss",
+    "DCCALoss",
+    "EnergyKernel",
+    "GaussianKernel",
+    "InfoNCELoss",
+    "InverseMultiquadricKernel",
+    "Kernel",
+    "LaplacianKernel",
+    "LinearKernel",
+    "MMDLoss",
+    "MaternKernel",
+    "MultiKernel",
+    "PolynomialKernel",
+    "RationalQuadraticKernel",
+    "VICRegLoss",
+    "functional",
+    "kernels",
+]

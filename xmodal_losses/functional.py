@@ -1,0 +1,27 @@
+"""The losses as functions of tensors. Every one is a quantity to minimise."""
+
+from xmodal_losses.contrastive.info_nce import info_nce
+from xmodal_losses.correlation.dcca import dcca
+from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
+from xmodal_losses.distribution.mmd import mmd
+from xmodal_losses.redundancy.barlow_twins import (
+    BarlowTwinsTerms,
+    barlow_twins,
+    barlow_twins_terms,
+)
+from xmodal_losses.redundancy.vicreg import VICRegTerms, vicreg, vicreg_terms
+
+__all__ = [
+    "BarlowTwinsTerms",
+    "CORALTerms",
+    "VICRegTerms",
+    "barlow_twins",
+    "barlow_twins_terms",
+    "coral",
+    "coral_terms",
+    "dcca",
+    "info_nce",
+    "mmd",
+    "vicreg",
+    "vicreg_terms",
+]
