@@ -134,8 +134,9 @@ def number(
         raise TypeError(
             f"{caller}: {name} must be a number{limit}, got {type(value).__name__}."
         )
+    # Comparisons, unlike math.isfinite, can be traced with symbolic numbers.
     if (
-        not math.isfinite(value)
+        not -math.inf < value < math.inf
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
     ):

@@ -121,7 +121,7 @@ def standardise(a: Moments, eps: float) -> tuple[Tensor, Tensor]:
     constant = scale == 0
     scale = scale.masked_fill(constant, 1.0)
     x = a.rows / scale
-    floor = a.total[..., None, None] * (eps / scale.square())
+    floor = a.total[..., None, None] * (eps**0.5 / scale).square()
     squares = (a.weighted / scale * x).sum(-2, keepdim=True)
     # An all-masked problem has squares = floor = 0 without a constant column.
     constant = constant | ((squares + floor).detach() <= 0)

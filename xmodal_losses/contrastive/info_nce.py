@@ -23,6 +23,7 @@ References: Eq. 4 of :cite:t:`oord2018representation`; the symmetric form is Eq.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +195,11 @@ class InfoNCELoss(nn.Module):
             caller, temperature, symmetric, normalize, negatives, reduction, chunk_size
         )
         checks.flag(caller, "learn_temperature", learn_temperature)
+        if not isinstance(temperature_range, Sequence) or len(temperature_range) != 2:
+            raise ValueError(
+                f"{caller}: temperature_range must be two numbers (low, high), got "
+                f"{temperature_range!r}."
+            )
         low, high = temperature_range
         checks.number(caller, "temperature_range[0]", low, above=0.0)
         checks.number(caller, "temperature_range[1]", high, above=low)

@@ -48,6 +48,7 @@ __all__ = [
     "RationalQuadraticKernel",
 ]
 
+Shift: TypeAlias = Literal["invariant", "balanced", "sensitive"]
 Bandwidth: TypeAlias = float | Tensor | Literal["mean", "median"]
 
 
@@ -57,8 +58,10 @@ class Kernel(nn.Module):
     To write one, override :meth:`bind`.
     """
 
-    translation_invariant = True
-    """Whether an MMD with this kernel stays the same when all points are shifted."""
+    shift: Shift = "invariant"
+    """What shifting all points does: nothing (``"invariant"``), nothing to an MMD in
+    which every row meets the same weight of others (``"balanced"``: all but the
+    weighted U-statistic), or it matters (``"sensitive"``)."""
 
     def bind(self, pool: Pool) -> pairs.Kernel:
         """Return the kernel as a function of pairs, its bandwidth taken from ``pool``.
@@ -117,8 +120,10 @@ class _ScaledKernel(Kernel):
             if self.bandwidth == "mean"
             else pool.median_squared_distance()
         )
-        # All points equal: every kernel is constant then, whatever its bandwidth.
-        sigma = (squared / 2).masked_fill(squared <= 0, 1.0).sqrt()
+        # All points equal, or so near that squares are no longer normal numbers: every
+        # kernel is constant then, whatever its bandwidth.
+        info = torch.finfo(squared.dtype)
+        sigma = (squared / 2).masked_fill(squared < info.tiny / info.eps, 1.0).sqrt()
         return self.factor * sigma[..., None, None]
 
     def extra_repr(self) -> str:
@@ -295,6 +300,8 @@ class EnergyKernel(Kernel):
 class LinearKernel(Kernel):
     """The kernel ⟨x, y⟩: the MMD is the squared distance of the means."""
 
+    shift: Shift = "balanced"
+
     def bind(self, pool: Pool) -> pairs.Kernel:
         """See :meth:`Kernel.bind`."""
         return lambda p: p.inner()
@@ -309,7 +316,7 @@ class PolynomialKernel(Kernel):
         coef0: c ≥ 0.
     """
 
-    translation_invariant = False
+    shift: Shift = "sensitive"
 
     def __init__(
         self, degree: int = 3, gamma: float | None = None, coef0: float = 1.0
@@ -366,15 +373,21 @@ class MultiKernel(Kernel):
             checks.number("MultiKernel", f"weights[{i}]", weight, at_least=0.0)
         self.kernels = nn.ModuleList(kernels)
         self.weights = tuple(float(weight) for weight in weights)
-        self.translation_invariant = all(k.translation_invariant for k in kernels)
+        order: tuple[Shift, ...] = ("invariant", "balanced", "sensitive")
+        self.shift = order[max(order.index(kernel.shift) for kernel in kernels)]
 
     def bind(self, pool: Pool) -> pairs.Kernel:
         """See :meth:`Kernel.bind`."""
-        bound = [kernel.bind(pool) for kernel in self.kernels]  # type: ignore[operator]
+        bound: list[pairs.Kernel] = [
+            kernel.bind(pool)  # type: ignore[operator]  # a ModuleList of kernels
+            for kernel in self.kernels
+        ]
 
         def kernel(p: Pairs) -> Tensor:
-            terms = [w * k(p) for w, k in zip(self.weights, bound, strict=True)]
-            return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+            total = self.weights[0] * bound[0](p)
+            for weight, one in zip(self.weights[1:], bound[1:], strict=True):
+                total = total + weight * one(p)
+            return total
 
         return kernel
 

@@ -113,21 +113,36 @@ def mmd(
             x, y = x[..., :even, :], y[..., :even, :]
 
         kernel = _DEFAULT if kernel is None else kernel
-        x, y, pool = _pooled(x, y, w_x, w_y, centre=kernel.translation_invariant)
+        weighted = w_x is not None or w_y is not None
+        centre = kernel.shift == "invariant" or (
+            kernel.shift == "balanced" and not (weighted and estimator == "unbiased")
+        )
+        x, y, pool = _pooled(x, y, w_x, w_y, centre=centre)
         if estimator == "linear":
             value = _linear(kernel, x, y, pool)
         else:
-            k = kernel.bind(pool)
-            inside = estimator != "biased"
-            value = (
-                pairs.kernel_mean(k, x, x, w_x, w_x, skip_diagonal=inside)
-                + pairs.kernel_mean(k, y, y, w_y, w_y, skip_diagonal=inside)
-                - 2
-                * pairs.kernel_mean(
-                    k, x, y, w_x, w_y, skip_diagonal=estimator == "paired"
-                )
-            )
+            value = _quadratic(kernel.bind(pool), estimator, x, y, w_x, w_y)
         return reduce.problems(value, reduce.present(w_x, w_y), reduction)
+
+
+def _quadratic(
+    k: pairs.Kernel,
+    estimator: Estimator,
+    x: Tensor,
+    y: Tensor,
+    w_x: Tensor | None,
+    w_y: Tensor | None,
+) -> Tensor:
+    inside, across = {
+        "biased": (False, False),
+        "unbiased": (True, False),
+        "paired": (True, True),
+    }[estimator]
+    return (
+        pairs.kernel_mean(k, x, x, w_x, w_x, skip_diagonal=inside)
+        + pairs.kernel_mean(k, y, y, w_y, w_y, skip_diagonal=inside)
+        - 2 * pairs.kernel_mean(k, x, y, w_x, w_y, skip_diagonal=across)
+    )
 
 
 def _product(u: Tensor | None, v: Tensor | None) -> Tensor | None:
