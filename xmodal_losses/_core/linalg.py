@@ -6,15 +6,20 @@ import torch
 from torch import Tensor
 
 
+def negligible(scale: Tensor) -> Tensor:
+    """Tell which sizes are 0, or so small that a gradient over them overflows."""
+    return scale < 1024 * torch.finfo(scale.dtype).tiny
+
+
 def unit(z: Tensor, dim: int) -> Tensor:
-    """Return z / ‖z‖ along ``dim``; a zero vector stays zero and gets no gradient.
+    """Return z / ‖z‖ along ``dim``; a zero vector becomes zero and gets no gradient.
 
     The usual ``z / max(‖z‖, 1e-12)`` hands a zero vector a gradient of order 1e12.
     """
     # A direction has no scale, so the largest entry may be divided out first, as a
     # constant: then no square overflows or underflows.
     scale = z.detach().abs().amax(dim, keepdim=True)
-    zero = scale == 0
+    zero = negligible(scale)
     z = z / scale.masked_fill(zero, 1.0)
     # ≥ 1 by the division; the added 1 keeps the square root away from 0.
     squares = (z * z).sum(dim, keepdim=True) + zero

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xmodal_losses._core.linalg import negligible
 from xmodal_losses._core.reduce import inverse
 
 
@@ -118,7 +119,7 @@ def standardise(a: Moments, eps: float) -> tuple[Tensor, Tensor]:
     # u does not depend on a common scale of x and √eps: the largest entry is divided
     # out as a constant, so that squares neither overflow nor underflow.
     scale = a.rows.detach().abs().amax(-2, keepdim=True).clamp_min(eps**0.5)
-    constant = scale == 0
+    constant = negligible(scale)
     scale = scale.masked_fill(constant, 1.0)
     x = a.rows / scale
     floor = a.total[..., None, None] * (eps**0.5 / scale).square()

@@ -19,6 +19,9 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 def no_autocast(z: Tensor) -> AbstractContextManager[object]:
     """Return a context in which matrix products keep the dtype of their operands."""
     device = z.device.type
-    if not torch.amp.is_autocast_available(device):
+    # torch.compile of torch 2.4 cannot trace the question, and has no such device.
+    if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(
+        device
+    ):
         return nullcontext()
     return torch.autocast(device, enabled=False)

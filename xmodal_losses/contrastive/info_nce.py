@@ -222,7 +222,7 @@ class InfoNCELoss(nn.Module):
 
     @property
     def temperature(self) -> float | Tensor:
-        """The temperature in use: a number, or a tensor if it is learned."""
+        """Temperature in use, a number, or a tensor if it is learned."""
         if not self.learn_temperature:
             return self._temperature
         low, high = self.temperature_range

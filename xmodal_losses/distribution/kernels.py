@@ -63,6 +63,9 @@ class Kernel(nn.Module):
     which every row meets the same weight of others (``"balanced"``: all but the
     weighted U-statistic), or it matters (``"sensitive"``)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def bind(self, pool: Pool) -> pairs.Kernel:
         """Return the kernel as a function of pairs, its bandwidth taken from ``pool``.
 

@@ -26,6 +26,7 @@ References: Eq. 1–6 and Algorithm 1 of :cite:t:`bardes2022vicreg`.
 
 from typing import Literal, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from xmodal_losses._core import checks, linalg, moments, precision, reduce
@@ -172,7 +173,7 @@ def _terms(
 def _hinge(a: moments.Moments, target_std: float, eps: float) -> Tensor:
     # With eps = 0, a constant column has std 0 and gradient 0.
     std = linalg.sqrt(moments.variance(a) + eps)
-    return (target_std - std).clamp_min(0.0).mean(-1)
+    return torch.relu(target_std - std).mean(-1)
 
 
 def _check_weights(
