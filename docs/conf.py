@@ -1,0 +1,118 @@
+import re
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.util import logging
+
+import xmodal_losses
+import xmodal_losses.functional
+import xmodal_losses.kernels
+
+project = "xmodal-losses"
+author = "The xmodal-losses authors"
+project_copyright = f"2026, {author}"
+release = version = xmodal_losses.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build"]
+
+# Pages are Markdown, docstrings are reStructuredText in Google's sections.
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Shape", "notes_style"), ("State", "notes_style")]
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 72
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+bibtex_default_style = "plain"
+
+# Links to torch and Python would need their inventories, and the build needs no
+# network; the engines are not public.
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|collections\.abc)\..*"),
+    ("py:.*", r"xmodal_losses\._core\..*"),
+]
+
+# Formulas are MathML in the page: they need no script, and no network to be read.
+html_math_renderer = "mathml"
+
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def public_names():
+    """Map where an object is defined to where its users import it from."""
+    names = {}
+    for module in (
+        xmodal_losses.functional,
+        xmodal_losses.kernels,
+        xmodal_losses,
+    ):
+        for name in module.__all__:
+            home = getattr(getattr(module, name), "__module__", None)
+            if home:
+                names[f"{home}.{name}"] = f"{module.__name__}.{name}"
+    return names
+
+
+def link_public_name(app, env, node, contnode):
+    """Resolve a link to `xmodal_losses.<family>.<file>.X` as one to `X`.
+
+    Annotations and docstrings name the file an object is defined in, or just the
+    object; the site documents the public spelling.
+    """
+    if node.get("refdomain") != "py":
+        return None
+    name = node["reftarget"]
+    target = PUBLIC.get(name) or PUBLIC.get(f"{node.get('py:module')}.{name}")
+    if target is None:
+        return None
+    domain = env.get_domain("py")
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, "obj", target, node, contnode
+    )
+
+
+def mathml(node, display):
+    """Translate a formula; what the converter does not know is a warning."""
+    tex = node.astext()
+    if r"\\" in tex:
+        tex = rf"\begin{{align*}}{tex}\end{{align*}}"
+    out = convert(tex, display=display)
+    if re.search(r"\\|<m\w>&</", out):  # commands are left as they stood
+        logging.getLogger(__name__).warning("cannot show %s", tex, location=node)
+    return out
+
+
+def visit_math(self, node):
+    self.body.append(mathml(node, "inline"))
+    raise nodes.SkipNode
+
+
+def visit_displaymath(self, node):
+    self.body.append(f'<div class="math">{mathml(node, "block")}</div>\n')
+    raise nodes.SkipNode
+
+
+PUBLIC = public_names()
+
+
+def setup(app):
+    app.connect("missing-reference", link_public_name)
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
