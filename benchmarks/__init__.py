@@ -1,0 +1,1 @@
+"""Measurements. Not part of the package; run from the root of the checkout."""

@@ -1,0 +1,55 @@
+"""One row per loss: the library's call, its plain formula, and what differs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import xmodal_losses.functional as F
+from benchmarks import plain
+
+__all__ = ["CASES", "Case", "views"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss in two spellings that agree on easy inputs."""
+
+    name: str
+    library: Callable[[Tensor, Tensor], Tensor]
+    plain: Callable[[Tensor, Tensor], Tensor]
+    regime: str
+
+
+CASES = (
+    Case("info_nce", F.info_nce, plain.info_nce, "equal work"),
+    Case("coral", F.coral, plain.coral, "equal work"),
+    Case("mmd", F.mmd, plain.mmd, "equal work; plain by torch.cdist"),
+    Case(
+        "barlow_twins",
+        # Batch normalisation adds 1e-5 to the variance; eps does the same.
+        partial(F.barlow_twins, eps=1e-5),
+        plain.barlow_twins,
+        "equal work",
+    ),
+    Case("vicreg", F.vicreg, plain.vicreg, "equal work"),
+    Case(
+        "dcca",
+        F.dcca,
+        plain.dcca,
+        "library in float64 by Cholesky; plain in the dtype of its input by eigh",
+    ),
+)
+
+
+def views(rows: int, columns: int, **kwargs) -> tuple[Tensor, Tensor]:
+    """Return two related batches, as a half-trained pair of encoders gives them."""
+    generator = torch.Generator().manual_seed(0)
+    shared, own_a, own_b = (
+        torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+        for _ in range(3)
+    )
+    z_a, z_b = shared + own_a, shared + own_b + 0.5
+    return z_a.to(**kwargs), z_b.to(**kwargs)

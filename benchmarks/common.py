@@ -1,0 +1,162 @@
+"""The harness: timing, comparison, metadata and strict JSON, the same everywhere."""
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.benchmark import Timer
+
+import xmodal_losses as xl
+from benchmarks.cases import CASES, Case, views
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Timing(NamedTuple):
+    """Wall-clock time of one call in microseconds."""
+
+    median_us: float
+    iqr_us: float
+    calls: int
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return the command line all scripts share."""
+    out = argparse.ArgumentParser(description=description)
+    out.add_argument("--quick", action="store_true", help="only see that it runs")
+    out.add_argument("--losses", nargs="+", choices=[case.name for case in CASES])
+    out.add_argument("--device", default="cpu")
+    out.add_argument("--threads", type=int, default=torch.get_num_threads())
+    out.add_argument("--machine", default=platform.machine(), help="name in the file")
+    out.add_argument("--json", type=Path, help="write here (default: results/)")
+    return out
+
+
+def chosen(args: argparse.Namespace) -> list[Case]:
+    """Return the cases that were asked for."""
+    return [case for case in CASES if not args.losses or case.name in args.losses]
+
+
+def agree(case: Case, rows: int = 96, columns: int = 8) -> None:
+    """Stop unless both spellings have equal values and gradients in float64.
+
+    A baseline that computes something else is worse than none.
+    """
+    results = []
+    for function in (case.library, case.plain):
+        z = [x.requires_grad_() for x in views(rows, columns, dtype=torch.float64)]
+        value = function(*z)
+        results.append((value.detach(), *torch.autograd.grad(value, z)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9, msg=case.name)
+
+
+def step(
+    function: Callable[[Tensor, Tensor], Tensor], z_a: Tensor, z_b: Tensor
+) -> Callable[[], Any]:
+    """Return forward and backward in one call, without accumulation."""
+    return lambda: torch.autograd.grad(function(z_a, z_b), (z_a, z_b))
+
+
+def side_by_side(
+    calls: dict[str, Callable[[], Any]], min_run_time: float, rounds: int
+) -> dict[str, Timing]:
+    """Time several calls in turns, so that drift of the machine meets all of them.
+
+    `blocked_autorange` repeats, and waits for the device.
+    """
+    for call in calls.values():  # allocate, choose algorithms, load libraries
+        for _ in range(3):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            threads = torch.get_num_threads()  # a Timer takes one by default
+            timer = Timer("f()", globals={"f": call}, num_threads=threads)
+            times[name] += timer.blocked_autorange(min_run_time=min_run_time).times
+    return {name: _summary(values) for name, values in times.items()}
+
+
+def _summary(seconds: list[float]) -> Timing:
+    micro = torch.tensor(seconds, dtype=torch.float64) * 1e6
+    low, median, high = (micro.quantile(q).item() for q in (0.25, 0.5, 0.75))
+    return Timing(median, high - low, len(seconds))
+
+
+def metadata(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a number needs beside it to mean something."""
+    device = torch.device(args.device)
+    cuda = device.type == "cuda"
+    return {
+        "timestamp_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "xmodal_losses": xl.__version__,
+        "git_commit": _commit(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": args.machine,
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "torch_num_threads": torch.get_num_threads(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "quick": args.quick,
+    }
+
+
+def _commit() -> str | None:
+    try:
+        out = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return out.stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def save(suite: str, args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """Write one run as strict JSON; a quick run is written only where it is told."""
+    path = args.json
+    if path is None:
+        if args.quick:
+            return
+        kind = torch.device(args.device).type
+        name = f"{suite}--{args.machine}--{kind}.json"
+        path = ROOT / "benchmarks" / "results" / xl.__version__ / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run = {"metadata": metadata(args), "results": results}
+    text = json.dumps(_strict(run), indent=1, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(f"\nwritten: {path}")
+
+
+def _strict(value: Any) -> Any:
+    """Replace NaN and infinities, which JSON does not have, by null."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,72 @@
+"""The formulas people paste: a few lines of torch each, as short as they come.
+
+They are the baselines, so each is the fastest plain way to write its loss, and equal
+to it on easy inputs (`common.agree` checks that before anything is timed). What they do
+not have is what the library adds: weights, masks, leading dimensions, and care for
+rounding and singular points.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["barlow_twins", "coral", "dcca", "info_nce", "mmd", "vicreg"]
+
+
+def info_nce(z_a: Tensor, z_b: Tensor, temperature: float = 0.07) -> Tensor:
+    """Return the symmetric cross entropy over cosine similarities, as CLIP has it."""
+    logits = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T / temperature
+    target = torch.arange(len(z_a), device=z_a.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def coral(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Return the squared distance of the covariances over 4D²."""
+    gap = torch.cov(z_a.T) - torch.cov(z_b.T)
+    return gap.square().sum() / (4 * z_a.shape[1] ** 2)
+
+
+def mmd(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Return the biased squared MMD with five Gaussians around the mean distance."""
+    pool = torch.cat((z_a, z_b))
+    d2 = torch.cdist(pool, pool).square()
+    n, m = len(z_a), len(pool)
+    mean = d2.detach().sum() / (m * m - m)
+    k = sum((-d2 / (mean * 2.0**power)).exp() for power in range(-2, 3)) / 5
+    return k[:n, :n].mean() + k[n:, n:].mean() - 2 * k[:n, n:].mean()
+
+
+def barlow_twins(z_a: Tensor, z_b: Tensor, redundancy_weight: float = 5e-3) -> Tensor:
+    """Return the published loss, standardised by batch normalisation (ε = 1e-5)."""
+    a = F.batch_norm(z_a, None, None, training=True)
+    b = F.batch_norm(z_b, None, None, training=True)
+    c = a.T @ b / len(a)
+    on = (c.diagonal() - 1).square().sum()
+    off = c.square().sum() - c.diagonal().square().sum()
+    return on + redundancy_weight * off
+
+
+def vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Return the loss of the authors' code with its weights 25, 25, 1."""
+    n, d = z_a.shape
+    loss = 25 * F.mse_loss(z_a, z_b)
+    for z in (z_a, z_b):
+        z = z - z.mean(0)
+        loss = loss + 25 * F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() / 2
+        cov = z.T @ z / (n - 1)
+        loss = loss + (cov.square().sum() - cov.diagonal().square().sum()) / d
+    return loss
+
+
+def dcca(z_a: Tensor, z_b: Tensor, ridge: float = 1e-4) -> Tensor:
+    """Return minus the sum of canonical correlations, whitened by eigenvectors."""
+    a, b = z_a - z_a.mean(0), z_b - z_b.mean(0)
+    dof = len(a) - 1
+
+    def inverse_root(z: Tensor) -> Tensor:
+        cov = z.T @ z / dof + ridge * torch.eye(z.shape[1], device=z.device).to(z)
+        values, vectors = torch.linalg.eigh(cov)
+        return vectors * values.rsqrt() @ vectors.T
+
+    whitened = inverse_root(a) @ (a.T @ b / dof) @ inverse_root(b)
+    return -torch.linalg.svdvals(whitened).sum()
