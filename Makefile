@@ -1,0 +1,76 @@
+# Every target works from a bare checkout: it makes .venv, installs what it needs
+# into it, and runs. Only Python >= 3.10 and make have to be there.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+CONSTRAINTS ?= constraints-ci.txt
+JOBS ?= 2
+ARGS ?=
+
+# The first interpreter that is new enough; `make PYTHON=...` overrides it.
+CANDIDATES := python3 python3.13 python3.12 python3.11 python3.10 python
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(shell for p in $(CANDIDATES); do \
+	"$$p" -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check \
+	--constraint $(CONSTRAINTS)
+
+# One stamp for each set of extras. It is newer than what the set is made from, so
+# a second run installs nothing and an edited pyproject.toml installs again.
+$(VENV)/.stamp-%: pyproject.toml $(CONSTRAINTS) | $(PY)
+	@echo "installing the extras [$*] into $(VENV)"
+	@$(PIP_INSTALL) --editable ".[$*]"
+	@touch $@
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed"; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+.PHONY: help
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
+		$(MAKEFILE_LIST)
+	@echo "  ARGS=... is handed to the command; CONSTRAINTS=... names another file."
+
+.PHONY: demo
+demo: $(VENV)/.stamp-examples  ## train and evaluate the example (ROADSCENE_DIR=... for real pairs)
+	$(PY) examples/roadscene_swinfuse.py --quick $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.stamp-test $(VENV)/.stamp-examples  ## every test, and the doctests of the package
+	HYPOTHESIS_PROFILE=ci $(PY) -m pytest -n $(JOBS) --doctest-modules $(ARGS)
+
+.PHONY: check
+check: lint types $(VENV)/.stamp-test $(VENV)/.stamp-examples  ## lint, types and the quick tests
+	$(PY) -m pytest -n $(JOBS) --doctest-modules -q -m "not slow" $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.stamp-dev  ## ruff: rules and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.stamp-dev  ## mypy --strict on the package
+	$(PY) -m mypy
+
+.PHONY: docs
+docs: $(VENV)/.stamp-docs  ## the site, in docs/_build/html; warnings are errors
+	$(PY) -m sphinx -n -W --keep-going -b html $(ARGS) docs docs/_build/html
+
+.PHONY: bench
+bench: $(VENV)/.stamp-test  ## time the six losses against their plain formulas
+	$(PY) -m benchmarks.speed $(ARGS)
+
+.PHONY: wheel-check
+wheel-check: $(VENV)/.stamp-dev  ## build, install the wheel into a clean environment, use it
+	$(PY) .ci/wheel_check.py --constraint $(CONSTRAINTS)
+
+.PHONY: clean
+clean:  ## remove the environment and everything that was built
+	rm -rf $(VENV) build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
