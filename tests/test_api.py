@@ -1,0 +1,334 @@
+"""What users and maintainers rely on besides the numbers.
+
+Public names, signatures, layers, purity of the import, and that every loss has the
+things a loss comes with: a page, a row, a reference, a benchmark.
+"""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xmodal_losses as xl
+import xmodal_losses.functional as F
+from xmodal_losses import kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "xmodal_losses"
+FAMILIES = ("contrastive", "correlation", "distribution", "redundancy")
+
+# Function → module and the file that holds both.
+LOSSES = {
+    "info_nce": ("InfoNCELoss", "contrastive/info_nce.py"),
+    "coral": ("CORALLoss", "distribution/coral.py"),
+    "mmd": ("MMDLoss", "distribution/mmd.py"),
+    "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
+    "vicreg": ("VICRegLoss", "redundancy/vicreg.py"),
+    "dcca": ("DCCALoss", "correlation/dcca.py"),
+}
+
+# The inventory: a public name that comes or goes is edited here, on purpose.
+KERNELS = {
+    "EnergyKernel",
+    "GaussianKernel",
+    "InverseMultiquadricKernel",
+    "Kernel",
+    "LaplacianKernel",
+    "LinearKernel",
+    "MaternKernel",
+    "MultiKernel",
+    "PolynomialKernel",
+    "RationalQuadraticKernel",
+}
+PUBLIC = {
+    xl: {module for module, _ in LOSSES.values()} | KERNELS | {"functional", "kernels"},
+    F: {
+        *LOSSES,
+        "BarlowTwinsTerms",
+        "CORALTerms",
+        "VICRegTerms",
+        "barlow_twins_terms",
+        "coral_terms",
+        "vicreg_terms",
+    },
+    kernels: KERNELS,
+}
+
+# Order and defaults of every argument; annotations are mypy's business.
+SIGNATURES = {
+    "info_nce": "(z_a, z_b, *, temperature=0.07, symmetric=True, normalize=True, "
+    "negatives='group', exclude=None, weight=None, reduction='mean', "
+    "chunk_size=None)",
+    "coral": "(z_a, z_b, *, mean_weight=0.0, weight_a=None, weight_b=None, "
+    "reduction='mean')",
+    "coral_terms": "(z_a, z_b, *, weight_a=None, weight_b=None, reduction='mean')",
+    "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', weight_a=None, "
+    "weight_b=None, reduction='mean')",
+    "barlow_twins": "(z_a, z_b, *, redundancy_weight=0.005, eps=0.0, weight=None, "
+    "reduction='mean')",
+    "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, weight=None, reduction='mean')",
+    "vicreg": "(z_a, z_b, *, invariance_weight=25.0, variance_weight=25.0, "
+    "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
+    "weight=None, reduction='mean')",
+    "vicreg_terms": "(z_a, z_b, *, target_std=1.0, eps=0.0001, "
+    "convention='official', weight=None, reduction='mean')",
+    "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, objective='trace', "
+    "compute_dtype=torch.float64, weight=None, reduction='mean')",
+    "InfoNCELoss": "(*, temperature=0.07, learn_temperature=False, "
+    "temperature_range=(0.01, 1.0), symmetric=True, normalize=True, "
+    "negatives='group', reduction='mean', chunk_size=None)",
+    "CORALLoss": "(*, mean_weight=0.0, reduction='mean')",
+    "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean')",
+    "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, reduction='mean')",
+    "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
+    "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
+    "reduction='mean')",
+    "DCCALoss": "(*, num_components=None, ridge=0.0001, objective='trace', "
+    "compute_dtype=torch.float64, reduction='mean')",
+    "GaussianKernel": "(bandwidth='mean', *, factor=1.0)",
+    "LaplacianKernel": "(bandwidth='mean', *, factor=1.0, norm=2)",
+    "InverseMultiquadricKernel": "(bandwidth='mean', *, factor=1.0)",
+    "RationalQuadraticKernel": "(bandwidth='mean', *, factor=1.0, alpha=1.0)",
+    "MaternKernel": "(bandwidth='mean', *, factor=1.0, nu=1.5)",
+    "PolynomialKernel": "(degree=3, gamma=None, coef0=1.0)",
+    "LinearKernel": "()",
+    "EnergyKernel": "()",
+    "MultiKernel": "(kernels, weights=None)",
+}
+
+
+def public(name):
+    """Return the object users get under this name."""
+    return getattr(F, name, None) or getattr(xl, name)
+
+
+def bare(signature):
+    """Return a signature without annotations."""
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+    ]
+    return signature.replace(
+        parameters=parameters, return_annotation=inspect.Signature.empty
+    )
+
+
+# ------------------------------------------------------------------ public names
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_public_names_are_the_inventory(module):
+    assert set(module.__all__) == PUBLIC[module]
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert len(module.__all__) == len(set(module.__all__))
+
+
+def test_both_spellings_are_one_object():
+    assert xl.functional is F
+    assert xl.kernels is kernels
+    for name in KERNELS:
+        assert getattr(xl, name) is getattr(kernels, name)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name):
+    assert str(bare(inspect.signature(public(name)))) == SIGNATURES[name]
+
+
+def test_every_public_callable_has_its_signature_pinned():
+    unpinned = {"Kernel", "BarlowTwinsTerms", "CORALTerms", "VICRegTerms"}
+    names = {
+        name
+        for module in PUBLIC
+        for name in module.__all__
+        if callable(getattr(module, name))
+    }
+    assert names - unpinned == set(SIGNATURES)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_module_and_function_share_their_options(loss):
+    function = inspect.signature(getattr(F, loss)).parameters
+    module = getattr(xl, LOSSES[loss][0])
+    constructor = dict(inspect.signature(module).parameters)
+    forward = dict(inspect.signature(module.forward).parameters)
+    forward.pop("self")
+    assert list(forward)[:2] == ["z_a", "z_b"]
+    for name, parameter in list(forward.items())[2:]:
+        assert parameter.kind is parameter.KEYWORD_ONLY
+        assert parameter.default is None
+        assert name in function
+    own = {"learn_temperature", "temperature_range"} if loss == "info_nce" else set()
+    assert set(constructor) | set(forward) == set(function) | own
+    assert not set(constructor) & set(forward)
+
+
+def test_modules_show_every_option():
+    for loss, (module, _) in LOSSES.items():
+        shown = repr(getattr(xl, module)())
+        for option in inspect.signature(getattr(xl, module)).parameters:
+            if option != "temperature_range":  # shown where it has a meaning
+                assert option in shown, f"{loss}: {option} is missing in {shown}"
+
+
+# ------------------------------------------------------------------ layers
+
+
+def sources():
+    """Return every file of the package, relative to it."""
+    return [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def imported(path):
+    """Return the absolute names of the modules a file imports."""
+    package = ("xmodal_losses", *path.parent.parts)
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *filter(None, [node.module])))
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sources(), ids=str)
+def test_imports_follow_the_layers(path):
+    own = {name for name in imported(path) if name.split(".")[0] == "xmodal_losses"}
+    others = {name.split(".")[0] for name in imported(path)} - {"xmodal_losses"}
+    assert others <= {"torch"} | sys.stdlib_module_names, f"{path} imports {others}"
+
+    layer = path.parts[0]
+    if layer == "_core":
+        allowed = ("xmodal_losses._core",)
+    elif layer in FAMILIES:
+        allowed = ("xmodal_losses._core", f"xmodal_losses.{layer}")
+    else:
+        allowed = ("xmodal_losses",)
+    for name in own:
+        assert name.startswith(allowed), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sources() if p.name == "__init__.py" or len(p.parts) == 1],
+    ids=str,
+)
+def test_re_exports_define_nothing(path):
+    tree = ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    assert not any(isinstance(node, definitions) for node in ast.walk(tree))
+
+
+def test_the_families_are_the_folders():
+    folders = {path.parts[0] for path in sources() if len(path.parts) > 1}
+    assert folders == {*FAMILIES, "_core"}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_function_and_module_live_in_one_file(loss):
+    module, file = LOSSES[loss]
+    for thing in (getattr(F, loss), getattr(xl, module)):
+        assert Path(inspect.getsourcefile(thing)) == PACKAGE / file
+
+
+def test_import_is_pure():
+    # torch imports numpy and triton by itself where they are installed, so what
+    # counts is what comes on top of it.
+    code = """
+import sys, torch
+before = set(sys.modules)
+import xmodal_losses, xmodal_losses.functional, xmodal_losses.kernels
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert new <= {"xmodal_losses", "torch"} | sys.stdlib_module_names, sorted(new)
+assert not torch.cuda.is_initialized()
+assert not (torch.distributed.is_available() and torch.distributed.is_initialized())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# ------------------------------------------------------------------ documents
+
+
+def text(*parts):
+    return ROOT.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def bibliography():
+    return set(re.findall(r"^@\w+\{(\w+),", text("docs", "references.bib"), re.M))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_has_its_documents(loss):
+    module, file = LOSSES[loss]
+    page = text("docs", "losses", f"{loss}.md")
+    path = "xmodal_losses." + file.removesuffix(".py").replace("/", ".")
+    assert f".. automodule:: {path}" in page
+    for heading in ("When to use", "What breaks", "Cost"):
+        assert f"## {heading}\n" in page
+
+    index = text("docs", "losses", "index.md")
+    assert f"({loss}.md) |" in index
+    assert f"\n{loss}\n" in index
+
+    rows = [line for line in text("README.md").splitlines() if line.startswith("|")]
+    (row,) = (row for row in rows if f"`F.{loss}` · `{module}`" in row)
+    assert row.count("|") == 7
+    assert "](http" in row
+
+    docstring = ast.get_docstring(ast.parse((PACKAGE / file).read_text()))
+    cited = set(re.findall(r":cite:\w+:`([^`]+)`", docstring))
+    assert cited, f"{file} cites nothing"
+
+
+def test_every_public_name_is_on_a_page():
+    pages = "".join(page.read_text() for page in (ROOT / "docs/losses").glob("*.md"))
+    for module in (F, xl):
+        for name in module.__all__:
+            if callable(getattr(module, name)):
+                directive = rf":: {module.__name__}\.{name}(\(\))?$"
+                assert re.search(directive, pages, re.M), f"{name} is on no page"
+
+
+def test_every_citation_has_an_entry():
+    cited = set()
+    for path in sources():
+        keys = re.findall(r":cite:\w+:`([^`]+)`", (PACKAGE / path).read_text())
+        cited |= {key.strip() for group in keys for key in group.split(",")}
+    for page in (ROOT / "docs").rglob("*.md"):
+        if "_build" not in page.parts:
+            keys = re.findall(r"\{cite:\w+\}`([^`]+)`", page.read_text())
+            cited |= {key.strip() for group in keys for key in group.split(",")}
+    assert cited <= bibliography()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_has_its_reference_spec_and_benchmark(loss):
+    assert (ROOT / "tests" / "reference" / f"{loss}.py").is_file()
+    assert f'name="{loss}"' in text("tests", "specs.py")
+    assert f'"{loss}"' in text("benchmarks", "cases.py")
+
+
+def test_version_is_one():
+    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", xl.__version__)
+    (cited,) = re.findall(r"^version: (\S+)$", text("CITATION.cff"), re.M)
+    released = re.findall(r"^## \[(\d[^\]]*)\]", text("CHANGELOG.md"), re.M)
+    assert cited == xl.__version__ == released[0]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("README.md",), ("docs", "index.md"), ("docs", "quickstart.md")],
+    ids="/".join,
+)
+def test_documented_code_runs(parts, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", text(*parts), re.M | re.S)
+    assert blocks
+    scope = {}
+    for block in blocks:
+        exec(compile(block, "/".join(parts), "exec"), scope)
