@@ -192,7 +192,8 @@ def _chunks(n: int, size: int) -> list[tuple[int, int]]:
 class Pairs:
     """What kernels are functions of, for every row of x with every row of y.
 
-    Computed when asked for, once: a sum of kernels shares the distances.
+    Computed when asked for, once: a sum of kernels shares the distances. Rows paired
+    with themselves (``Pairs(x, x)``) have distances of exactly 0, without gradient.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
@@ -207,7 +208,7 @@ class Pairs:
     def squared_distance(self) -> Tensor:
         """Return ‖x_i − y_j‖², for kernels that are smooth in it."""
         if self._squared_distance is None:
-            d2, _ = _expanded(self.x, self.y)
+            d2, _ = self._expanded(self.x.dtype)
             # Rounding may leave −1e-7 for 0. The clamp is hidden from the gradient:
             # where d² is lost in rounding, dk/dd²·2(x − y) is still right.
             self._squared_distance = d2 + (d2.clamp_min(0.0) - d2).detach()
@@ -220,7 +221,7 @@ class Pairs:
         in float64, and what is within its rounding error of 0 is 0.
         """
         if self._distance is None:
-            d2, size = _expanded(self.x.double(), self.y.double())
+            d2, size = self._expanded(torch.float64)
             noise = torch.finfo(d2.dtype).eps * self.x.shape[-1] ** 0.5 * 4
             same = d2.detach() <= noise * size.detach()
             d = d2.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0)
@@ -231,16 +232,20 @@ class Pairs:
         """Return ‖x_i − y_j‖₁, through an N×M×D tensor."""
         return (self.x[..., :, None, :] - self.y[..., None, :, :]).abs().sum(-1)
 
+    def _expanded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return ‖x‖² + ‖y‖² − 2⟨x, y⟩, and the size of what cancels in it.
 
-def _expanded(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ‖x‖² + ‖y‖² − 2⟨x, y⟩, and the size of what cancels in it.
-
-    The rows are measured from the mean of x: far from the origin all would cancel.
-    """
-    centre = x.detach().mean(-2, keepdim=True)
-    x, y = x - centre, y - centre
-    size = (x * x).sum(-1)[..., :, None] + (y * y).sum(-1)[..., None, :]
-    return size - 2 * (x @ y.mT), size
+        The rows are measured from the mean of x: far from the origin all would cancel.
+        """
+        x, y = self.x.to(dtype), self.y.to(dtype)
+        centre = x.detach().mean(-2, keepdim=True)
+        x, y = x - centre, y - centre
+        size = (x * x).sum(-1)[..., :, None] + (y * y).sum(-1)[..., None, :]
+        d2 = size - 2 * (x @ y.mT)
+        if self.x is self.y:
+            itself = torch.eye(d2.shape[-1], dtype=torch.bool, device=d2.device)
+            d2 = d2.masked_fill(itself, 0.0)
+        return d2, size
 
 
 Kernel: TypeAlias = Callable[[Pairs], Tensor]

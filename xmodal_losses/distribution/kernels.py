@@ -83,8 +83,10 @@ class Kernel(nn.Module):
         checks.embeddings(type(self).__name__, x, y, paired=False)
         dtype = precision.compute_dtype(x, y)
         with precision.no_autocast(x):
-            x, y = x.to(dtype), y.to(dtype)
-            return self.bind(Pool(torch.cat((x, y), -2)))(Pairs(x, y))
+            wide_x = x.to(dtype)
+            wide_y = wide_x if y is x else y.to(dtype)
+            k = self.bind(Pool(torch.cat((wide_x, wide_y), -2)))
+            return k(Pairs(wide_x, wide_y))
 
 
 class _ScaledKernel(Kernel):
