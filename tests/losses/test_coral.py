@@ -1,0 +1,98 @@
+"""CORAL: closed forms, numpy's covariance, the gradient of the paper."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from specs import BY_NAME, Case, to_torch, value_and_grad
+from tolerances import SAME, VALUE
+
+import xmodal_losses.functional as F
+
+SPEC = BY_NAME["coral"]
+
+
+def _orthonormal_rows(rows, dim):
+    """Return centred columns with unit ddof-1 covariance."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(rows, dim))
+    q, _ = np.linalg.qr(z - z.mean(0))
+    return q * np.sqrt(rows - 1)
+
+
+@pytest.mark.parametrize(("s", "t"), [(1.0, 2.0), (0.5, 3.0), (1.0, 1.0)])
+@pytest.mark.parametrize("dim", [1, 3, 8])
+def test_scaled_identities(s, t, dim):
+    """C_a = s²I, C_b = t²I: (s² - t²)²/(4D), whatever the numbers of rows."""
+    z_a, z_b = s * _orthonormal_rows(12, dim) + 5.0, t * _orthonormal_rows(20, dim)
+    value = F.coral(torch.tensor(z_a), torch.tensor(z_b))
+    assert_allclose(value, (s**2 - t**2) ** 2 / (4 * dim), rtol=1e-12, atol=1e-15)
+
+
+def test_equals_numpy():
+    inputs = SPEC.draw(Case(rows=(9, 6), dims=(4, 4)))
+    difference = np.cov(inputs["z_a"].T) - np.cov(inputs["z_b"].T)
+    expected = (difference**2).sum() / (4 * 4**2)
+    assert_allclose(SPEC(to_torch(inputs, grad=False)), expected, **VALUE)
+
+
+def test_equals_numpy_with_weights():
+    inputs = SPEC.draw(Case(rows=(9, 6), dims=(4, 4), weighted=True))
+    difference = np.cov(inputs["z_a"].T, aweights=inputs["weight_a"]) - np.cov(
+        inputs["z_b"].T, aweights=inputs["weight_b"]
+    )
+    expected = (difference**2).sum() / (4 * 4**2)
+    assert_allclose(SPEC(to_torch(inputs, grad=False)), expected, **VALUE)
+    mean = np.average(inputs["z_a"], 0, inputs["weight_a"]) - np.average(
+        inputs["z_b"], 0, inputs["weight_b"]
+    )
+    terms = F.coral_terms(**to_torch(inputs, grad=False))
+    assert_allclose(terms.covariance, expected, **VALUE)
+    assert_allclose(terms.mean, (mean**2).sum() / 4, **VALUE)
+
+
+def test_gradient_of_the_paper():
+    """Eq. 4 and 5: (Z_a - μ_a)(C_a - C_b)/(D²(N - 1)), and minus it for b."""
+    inputs = SPEC.draw(Case(rows=(9, 6), dims=(4, 4)))
+    _, *grads = value_and_grad(SPEC, inputs)
+    z_a, z_b = (inputs[name] - inputs[name].mean(0) for name in ("z_a", "z_b"))
+    difference = z_a.T @ z_a / 8 - z_b.T @ z_b / 5
+    assert_allclose(grads[0], z_a @ difference / (16 * 8), **VALUE)
+    assert_allclose(grads[1], -z_b @ difference / (16 * 5), **VALUE)
+
+
+def test_means_are_ignored_unless_weighted():
+    z = torch.randn(8, 3, dtype=torch.float64)
+    shift = torch.tensor([1.0, -2.0, 2.0], dtype=torch.float64)
+    assert_allclose(F.coral(z, z + shift), 0, atol=1e-28)
+    assert_allclose(F.coral(z, z + shift, mean_weight=0.5), 0.5 * 9 / 3, rtol=1e-13)
+    terms = F.coral_terms(z, z + shift)
+    assert_allclose(terms.mean, 3.0, rtol=1e-13)
+    assert type(terms).__name__ == "CORALTerms"
+    assert terms._fields == ("covariance", "mean")
+
+
+def test_small_differences_are_seen():
+    """Two nearly equal covariances: the value is a difference, not a rounding."""
+    z = torch.randn(64, 8)
+    near = z * (1 + 1e-3)
+    exact = F.coral(z.double(), near.double())
+    assert_allclose(F.coral(z, near), exact, rtol=1e-3)
+
+
+def test_gram_of_wide_features():
+    """D ≫ N: the same value and gradient as the D × D definition."""
+    inputs = SPEC.draw(Case(rows=(5, 7), dims=(200, 200)))
+    value, *grads = value_and_grad(SPEC, inputs)
+    difference = np.cov(inputs["z_a"].T) - np.cov(inputs["z_b"].T)
+    assert_allclose(value, (difference**2).sum() / (4 * 200**2), rtol=1e-11)
+    centred = inputs["z_a"] - inputs["z_a"].mean(0)
+    expected = centred @ difference / (200**2 * 4)
+    assert_allclose(grads[0], expected, rtol=1e-9, atol=1e-13)
+
+
+def test_views_are_not_pairs():
+    inputs = SPEC.draw(Case(rows=(6, 6), dims=(3, 3)))
+    shuffled = inputs | {"z_b": inputs["z_b"][::-1].copy()}
+    value = SPEC(to_torch(inputs, grad=False))
+    assert_allclose(SPEC(to_torch(shuffled, grad=False)), value, **SAME)

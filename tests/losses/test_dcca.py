@@ -1,0 +1,259 @@
+"""DCCA: published correlations, closed forms, the gradient of the paper, ridges."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from numpy.testing import assert_allclose
+from reference.dcca import canonical_correlations
+from sklearn.datasets import load_iris, load_linnerud
+from specs import BY_NAME, Case, to_torch, value_and_grad
+from tolerances import SAME
+
+import xmodal_losses.functional as F
+
+SPEC = BY_NAME["dcca"]
+
+PUBLISHED = {
+    # SAS PROC CANCORR, "fitness club".
+    "linnerud": (0.795608, 0.200556, 0.072570),
+    # R, cancor(iris[, 1:2], iris[, 3:4]).
+    "iris": (0.940969, 0.123937),
+}
+
+
+def _published(name):
+    if name == "linnerud":
+        data = load_linnerud()
+        return torch.tensor(data.data), torch.tensor(data.target)
+    data = load_iris().data
+    return torch.tensor(data[:, :2]), torch.tensor(data[:, 2:])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_correlations(name):
+    z_a, z_b = _published(name)
+    rho = np.array(PUBLISHED[name])
+    options = {"ridge": 0.0}
+    for k in range(1, len(rho) + 1):
+        value = F.dcca(z_a, z_b, num_components=k, **options)
+        assert_allclose(value, -rho[:k].sum(), atol=1e-6)
+        value = F.dcca(z_a, z_b, num_components=k, objective="frobenius", **options)
+        assert_allclose(value, -(rho[:k] ** 2).sum(), atol=2e-6)
+    assert_allclose(F.dcca(z_a, z_b, **options), -rho.sum(), atol=2e-6)
+    value = F.dcca(z_a, z_b, objective="frobenius", **options)
+    assert_allclose(value, -(rho**2).sum(), atol=2e-6)
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_linear_copies_are_perfectly_correlated(dim, lead):
+    """z_b = z_a M + shift with M invertible: every correlation is 1 at ridge 0."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(*lead, 20, dim, dtype=torch.float64, generator=generator)
+    mixing = torch.randn(dim, dim, dtype=torch.float64, generator=generator)
+    mixing += 3 * torch.eye(dim)
+    for objective in ("trace", "frobenius"):
+        value = F.dcca(z, z @ mixing - 4, ridge=0.0, objective=objective)
+        assert_allclose(value, -dim, rtol=1e-10)
+
+
+def test_rotated_copies_with_a_ridge():
+    """C_a = C_b = C up to a rotation: ρ_i = λ_i/(λ_i + r)."""
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(20, 4)) * [1.0, 2.0, 3.0, 0.5]
+    rotation = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    eigenvalues = np.linalg.eigvalsh(np.cov(z.T))[::-1]
+    rho = eigenvalues / (eigenvalues + 0.7)
+    views = torch.tensor(z), torch.tensor(z @ rotation + 1)
+    assert_allclose(F.dcca(*views, ridge=0.7), -rho.sum(), rtol=1e-11)
+    for k in (1, 2, 3, 4):
+        value = F.dcca(*views, ridge=0.7, num_components=k)
+        assert_allclose(value, -rho[:k].sum(), rtol=1e-11)
+        value = F.dcca(*views, ridge=0.7, num_components=k, objective="frobenius")
+        assert_allclose(value, -(rho[:k] ** 2).sum(), rtol=1e-11)
+
+
+def test_one_dimension_is_the_correlation_coefficient():
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(1, 1)))
+    r = np.corrcoef(inputs["z_a"][:, 0], inputs["z_b"][:, 0])[0, 1]
+    tensors = to_torch(inputs, grad=False)
+    assert_allclose(SPEC(tensors, ridge=0.0), -abs(r), rtol=1e-12)
+    value = SPEC(tensors, ridge=0.0, objective="frobenius")
+    assert_allclose(value, -(r**2), rtol=1e-12)
+
+
+def test_uncorrelated_views():
+    q = torch.linalg.qr(torch.randn(12, 5, dtype=torch.float64) + 1)[0]
+    q = torch.linalg.qr(q - q.mean(0))[0]
+    value = F.dcca(q[:, :2], q[:, 2:], ridge=0.0)
+    assert_allclose(value, 0, atol=1e-12)
+
+
+def test_too_few_rows_are_always_correlated():
+    """D_a + D_b > N - 1: D_a + D_b - (N - 1) correlations are 1 whatever the data."""
+    inputs = SPEC.draw(Case(rows=(8, 8), dims=(5, 5)), noise=50.0)
+    value = SPEC(to_torch(inputs, grad=False), ridge=0.0, num_components=3)
+    assert_allclose(value, -3, rtol=1e-9)
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 0.5])
+def test_generalised_eigenproblem(ridge):
+    """A third route: eigenvalues of ([0 S_ab; S_ba 0], diag(S_aa + r, S_bb + r))."""
+    inputs = SPEC.draw(Case(rows=(15, 15), dims=(4, 3)))
+    joint = np.cov(inputs["z_a"].T, inputs["z_b"].T)
+    cross = joint.copy()
+    cross[:4, :4] = cross[4:, 4:] = 0
+    within = joint - cross + ridge * np.eye(7)
+    rho = scipy.linalg.eigh(cross, within, eigvals_only=True)[::-1][:3]
+    value = SPEC(to_torch(inputs, grad=False), ridge=ridge)
+    assert_allclose(value, -rho.sum(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("num_components", [None, 1, 2])
+def test_gradient_of_the_paper(num_components):
+    """Eq. 11-13 with symmetric inverse roots, truncated to the top components."""
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(4, 3)))
+    _, *grads = value_and_grad(SPEC, inputs, ridge=0.1, num_components=num_components)
+    a, b = (inputs[n] - inputs[n].mean(0) for n in ("z_a", "z_b"))
+    root_a, root_b = (
+        scipy.linalg.fractional_matrix_power(
+            z.T @ z / 11 + 0.1 * np.eye(z.shape[1]), -0.5
+        )
+        for z in (a, b)
+    )
+    u, d, vt = np.linalg.svd(root_a @ (a.T @ b / 11) @ root_b, full_matrices=False)
+    k = num_components or 3
+    u, d, vt = u[:, :k], d[:k], vt[:k]
+    across = root_a @ u @ vt @ root_b
+    within_a = -0.5 * root_a @ u @ np.diag(d) @ u.T @ root_a
+    within_b = -0.5 * root_b @ vt.T @ np.diag(d) @ vt @ root_b
+    assert_allclose(grads[0], -(2 * a @ within_a + b @ across.T) / 11, rtol=1e-8)
+    assert_allclose(grads[1], -(2 * b @ within_b + a @ across) / 11, rtol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_objectives_and_components_are_ordered(seed):
+    """0 ≥ -Σρ² ≥ -Σρ; each further component and each smaller ridge lowers both."""
+    tensors = to_torch(SPEC.draw(Case(rows=(12, 12)), seed), grad=False)
+    trace = [float(SPEC(tensors, num_components=k)) for k in (1, 2, 3, 4)]
+    squares = [
+        float(SPEC(tensors, num_components=k, objective="frobenius"))
+        for k in (1, 2, 3, 4)
+    ]
+    assert all(0 > f > t for f, t in zip(squares, trace, strict=True))
+    assert trace == sorted(trace, reverse=True)
+    assert squares == sorted(squares, reverse=True)
+    assert_allclose(trace[-1], SPEC(tensors), rtol=1e-12)
+    assert_allclose(squares[-1], SPEC(tensors, objective="frobenius"), rtol=1e-12)
+    ridged = [float(SPEC(tensors, ridge=r)) for r in (0.0, 1e-3, 0.1, 1.0)]
+    assert ridged == sorted(ridged)
+
+
+def test_invertible_maps_change_nothing_without_a_ridge():
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(3, 3)))
+    rng = np.random.default_rng(2)
+    mapped = {
+        name: z @ (rng.normal(size=(3, 3)) + 2 * np.eye(3)) + rng.normal(size=3)
+        for name, z in inputs.items()
+    }
+    value = SPEC(to_torch(inputs, grad=False), ridge=0.0)
+    assert_allclose(SPEC(to_torch(mapped, grad=False), ridge=0.0), value, rtol=1e-9)
+
+
+def test_weights_are_analytic_weights():
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(3, 3), weighted=True))
+    joint = np.cov(inputs["z_a"].T, inputs["z_b"].T, aweights=inputs["weight"])
+    s_aa, s_ab, s_bb = joint[:3, :3], joint[:3, 3:], joint[3:, 3:]
+    squares = np.trace(
+        np.linalg.solve(s_aa + 0.1 * np.eye(3), s_ab)
+        @ np.linalg.solve(s_bb + 0.1 * np.eye(3), s_ab.T)
+    )
+    value = SPEC(to_torch(inputs, grad=False), ridge=0.1, objective="frobenius")
+    assert_allclose(value, -squares, rtol=1e-11)
+
+
+@pytest.mark.parametrize("objective", ["trace", "frobenius"])
+def test_float32_inputs_are_decomposed_in_float64(objective):
+    """fp32 covariances lose 2000 % of this gradient (N < D, small ridge)."""
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(32, 32)))
+    inputs = {n: z.astype(np.float32).astype(float) for n, z in inputs.items()}
+    options = {"objective": objective}
+    truth, *true_grads = value_and_grad(SPEC, inputs, **options)
+    value, *grads = value_and_grad(SPEC, inputs, torch.float32, **options)
+    assert value.dtype == torch.float32
+    assert_allclose(value, truth, rtol=1e-6)
+    for grad, true_grad in zip(grads, true_grads, strict=True):
+        assert (grad - true_grad).norm() < 1e-5 * true_grad.norm()
+
+
+@pytest.mark.parametrize("kind", ["constant", "zero", "repeated", "dependent"])
+@pytest.mark.parametrize("objective", ["trace", "frobenius"])
+def test_dependent_columns_without_a_ridge(kind, objective):
+    """They span what the others span: the correlations are those without them."""
+    inputs = SPEC.draw(Case(rows=(20, 20), dims=(4, 3)))
+    z = inputs["z_a"]
+    z[:, 2] = {
+        "constant": 0.7,
+        "zero": 0.0,
+        "repeated": z[:, 0],
+        "dependent": z[:, 0] - 2 * z[:, 3] + 5,
+    }[kind]
+    options = {"ridge": 0.0, "objective": objective}
+    value, *grads = value_and_grad(SPEC, inputs, **options)
+    without = inputs | {"z_a": np.delete(z, 2, 1)}
+    assert_allclose(value, SPEC.expected(without, **options), rtol=1e-6)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_compute_dtype():
+    inputs = SPEC.draw(Case(rows=(24, 24)))
+    expected, *references = value_and_grad(SPEC, inputs, torch.float32)
+    options = {"compute_dtype": torch.float32}
+    value, *grads = value_and_grad(SPEC, inputs, torch.float32, **options)
+    assert value.dtype == torch.float32
+    assert float(value) != float(expected)
+    assert_allclose(value, expected, rtol=1e-4)
+    for grad, reference in zip(grads, references, strict=True):
+        assert_allclose(grad, reference, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["trace", "frobenius"])
+def test_tied_correlations(objective):
+    """Equal singular values: the gradient is that of the sum, hence well defined."""
+    z = torch.linalg.qr(torch.randn(16, 4, dtype=torch.float64))[0]
+    z = torch.linalg.qr(z - z.mean(0))[0] * 15**0.5
+    inputs = {"z_a": z.numpy(), "z_b": -z.numpy()}
+    options = {"ridge": 0.5, "objective": objective}
+    value, *grads = value_and_grad(SPEC, inputs, **options)
+    assert_allclose(value, SPEC.expected(inputs, **options), rtol=1e-10)
+    expected = SPEC.gradient(
+        lambda a, b: SPEC.reference(a, b, **options), list(inputs.values())
+    )
+    for grad, reference in zip(grads, expected, strict=True):
+        assert_allclose(grad, reference, **SPEC.gradient_tolerance)
+
+
+def test_reference_agrees_with_the_published_correlations():
+    for name, rho in PUBLISHED.items():
+        z_a, z_b = (z.numpy() for z in _published(name))
+        actual = canonical_correlations(z_a, z_b, np.ones(len(z_a)))
+        assert_allclose(actual, rho, atol=5e-7)
+
+
+def test_swapping_the_views():
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(4, 2)))
+    swapped = {"z_a": inputs["z_b"], "z_b": inputs["z_a"]}
+    value, grad_a, grad_b = value_and_grad(SPEC, inputs)
+    same, swapped_b, swapped_a = value_and_grad(SPEC, swapped)
+    assert_allclose(same, value, **SAME)
+    assert_allclose(swapped_a, grad_a, rtol=1e-9, atol=1e-12)
+    assert_allclose(swapped_b, grad_b, rtol=1e-9, atol=1e-12)
+
+
+def test_reference_agrees_with_scipy_subspace_angles():
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(4, 3)))
+    a, b = (inputs[n] - inputs[n].mean(0) for n in ("z_a", "z_b"))
+    cosines = np.cos(scipy.linalg.subspace_angles(a, b))[::-1]
+    actual = canonical_correlations(inputs["z_a"], inputs["z_b"], np.ones(12))
+    assert_allclose(actual, np.sort(cosines)[::-1], rtol=1e-7)

@@ -1,0 +1,79 @@
+"""InfoNCE (van den Oord et al., 1807.03748, Eq. 4), symmetric as CLIP (2103.00020)."""
+
+import numpy as np
+
+
+def _log_sum_exp(x: np.ndarray) -> complex:
+    top = x.real.max()
+    return top + np.log(np.exp(x - top).sum())
+
+
+def _softplus(x: complex) -> complex:
+    if x.real > 0:
+        return x + np.log1p(np.exp(-x))
+    return np.log1p(np.exp(x))
+
+
+def _unit(z: np.ndarray) -> np.ndarray:
+    norm = np.sqrt((z * z).sum(-1, keepdims=True))
+    return z / np.where(norm == 0, 1, norm)
+
+
+def _is_negative(g, i, h, j, negatives, exclude, weight):
+    """Whether b row (h, j) is a negative of the a row (g, i), and the other way."""
+    if (g, i) == (h, j) or weight[g, i] == 0 or weight[h, j] == 0:
+        return False
+    if g == h:
+        return exclude is None or not exclude[g, i, j]
+    return negatives == "all" or (negatives == "cross" and i == j)
+
+
+def info_nce(
+    z_a,
+    z_b,
+    *,
+    temperature=0.07,
+    symmetric=True,
+    normalize=True,
+    negatives="group",
+    exclude=None,
+    weight=None,
+    reduction="mean",
+    chunk_size=None,
+):
+    """Return softplus(LSE of the negatives - positive), averaged over directions."""
+    del chunk_size  # a way of computing, not a quantity
+    lead, (rows, dim) = z_a.shape[:-2], z_a.shape[-2:]
+    a, b = z_a.reshape(-1, rows, dim), z_b.reshape(-1, rows, dim)
+    groups = len(a)
+    w = np.ones((groups, rows)) if weight is None else weight.reshape(groups, rows)
+    if exclude is not None:
+        exclude = exclude.reshape(groups, rows, rows)
+    if normalize:
+        a, b = _unit(a), _unit(b)
+
+    logits = np.einsum("gid,hjd->gihj", a, b) / temperature
+    allowed = np.zeros(logits.shape, dtype=bool)
+    for g, i, h, j in np.ndindex(allowed.shape):
+        allowed[g, i, h, j] = _is_negative(g, i, h, j, negatives, exclude, w)
+
+    values = np.zeros((groups, rows), dtype=logits.dtype)
+    for g, i in np.ndindex(groups, rows):
+        if w[g, i] == 0:
+            continue
+        positive = logits[g, i, g, i]
+        a_to_b = logits[g, i][allowed[g, i]]
+        b_to_a = logits[:, :, g, i][allowed[:, :, g, i]]
+        directions = [a_to_b, b_to_a] if symmetric else [a_to_b]
+        for scores in directions:
+            if scores.size:
+                loss = _softplus(_log_sum_exp(scores) - positive)
+                values[g, i] += loss / len(directions)
+
+    weighted = w * values
+    if reduction == "none":
+        return weighted.reshape(*lead, rows)
+    total = weighted.sum()
+    if reduction == "sum":
+        return total
+    return total / w.sum() if w.sum() > 0 else total

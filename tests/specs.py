@@ -1,0 +1,469 @@
+"""One row per loss: what the generic families of tests need to know about it.
+
+Adding a loss costs a :class:`LossSpec` here and a reference under ``reference/``.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from naive import (
+    naive_barlow_twins,
+    naive_coral,
+    naive_dcca,
+    naive_info_nce,
+    naive_mmd,
+    naive_vicreg,
+)
+from reference import barlow_twins, coral, dcca, info_nce, kernels, mmd, vicreg
+from reference.gradient import complex_step, five_point
+from tolerances import GRADIENT, GRADIENT_DIFFERENCES
+
+import xmodal_losses as xl
+import xmodal_losses.functional as F
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Options of a loss and the shape of the inputs that exercise them."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    rows: tuple[int, int] = (6, 6)
+    dims: tuple[int, int] = (4, 4)
+    lead: tuple[int, ...] = ()
+    weighted: bool = False
+    exclude: bool = False
+
+    def __str__(self) -> str:
+        """Return a test id."""
+        parts = [f"{k}={_label(v)}" for k, v in self.options.items()]
+        if self.rows != (6, 6):
+            parts.append(f"rows={self.rows[0]}x{self.rows[1]}")
+        if self.dims != (4, 4):
+            parts.append(f"dims={self.dims[0]}x{self.dims[1]}")
+        if self.lead:
+            parts.append("lead=" + "x".join(map(str, self.lead)))
+        parts += [name for name in ("weighted", "exclude") if getattr(self, name)]
+        return ",".join(parts) or "default"
+
+
+@dataclass(frozen=True, repr=False)
+class LossSpec:
+    """What the generic tests know about one loss.
+
+    Attributes:
+        name: Function in ``xmodal_losses.functional``.
+        module: Class in ``xmodal_losses``.
+        reference: Independent numpy function of the same options.
+        cases: The grid of options and shapes.
+        naive: The torch expression that people paste, for the precision tests.
+        terms: Reference of ``<name>_terms`` and the options it takes, if there is one.
+        weights: Names of the per-row weights.
+        gradient: Numerical gradient of the reference, and its tolerance.
+        paired: Rows of the two views belong together.
+        unequal_rows: N and M may differ.
+        unequal_dims: D_a and D_b may differ.
+        joint: The problem may span the leading dimensions (some options of it).
+        symmetric: Swapping the views changes nothing.
+        bounds: Range of the value as a function of (rows, dim).
+        zero_when_equal: The loss of identical views is 0.
+        shift: "separate" | "joint" | None, the shifts that change nothing.
+        rotation: "separate" | "joint" | None, the rotations that change nothing.
+        scale: Power of c in L(c z_a, c z_b)/L(z_a, z_b); None if there is none.
+        generic: Options under which the flags above hold.
+        twice: Whether second derivatives are offered with these options.
+    """
+
+    name: str
+    module: str
+    reference: Callable
+    cases: tuple[Case, ...]
+    naive: Callable
+    terms: tuple[Callable, tuple[str, ...]] | None = None
+    weights: tuple[str, ...] = ("weight",)
+    gradient: Callable = complex_step
+    gradient_tolerance: dict = field(default_factory=lambda: GRADIENT)
+    paired: bool = True
+    unequal_rows: bool = False
+    unequal_dims: bool = False
+    joint: Callable[[dict], bool] = lambda options: False
+    per_row: bool = False
+    symmetric: bool = True
+    bounds: Callable = lambda rows, dim: (0.0, np.inf)
+    zero_when_equal: bool = False
+    shift: str | None = None
+    rotation: str | None = None
+    scale: float | None = None
+    generic: dict = field(default_factory=dict)
+    twice: Callable[[dict], bool] = lambda options: True
+    smooth: Callable[[dict], bool] = lambda options: True
+
+    def __repr__(self) -> str:
+        """Return the name: the rest is in the table."""
+        return self.name
+
+    @property
+    def function(self) -> Callable:
+        """The function under test, looked up late so that it can be replaced."""
+        return getattr(F, self.name)
+
+    def draw(self, case: Case, seed: int = 0, noise: float = 0.7) -> Arrays:
+        """Return related views, and weights and exclusions where the case asks."""
+        rng = np.random.default_rng(seed)
+        (n, m), (d_a, d_b) = case.rows, case.dims
+        z_a = rng.normal(size=(*case.lead, n, d_a))
+        z_b = rng.normal(size=(*case.lead, m, d_b))
+        rows, dim = min(n, m), min(d_a, d_b)
+        z_b[..., :rows, :dim] *= noise
+        z_b[..., :rows, :dim] += z_a[..., :rows, :dim]
+        inputs = {"z_a": z_a, "z_b": z_b + 0.3}
+        if case.weighted:
+            for name, count in zip(self.weights, (n, m), strict=False):
+                weight = rng.uniform(0.2, 2.0, size=(*case.lead, count))
+                weight[..., 1] = 0.0
+                inputs[name] = weight
+        if case.exclude:
+            exclude = rng.random(size=(*case.lead, n, n)) < 0.3
+            exclude[..., 0, :] = True  # a row without negatives in its group
+            inputs["exclude"] = exclude
+        return inputs
+
+    def expected(self, inputs: Arrays, **options: Any) -> np.ndarray:
+        """Return the reference value."""
+        return self.reference(**inputs, **options)
+
+    def __call__(self, inputs: dict, **options: Any) -> torch.Tensor:
+        """Return the value of the package on torch inputs."""
+        inputs = dict(inputs)
+        z_a, z_b = inputs.pop("z_a"), inputs.pop("z_b")
+        return self.function(z_a, z_b, **inputs, **to_package(options))
+
+    def build(self, options: dict) -> torch.nn.Module:
+        """Return the module with these options."""
+        return getattr(xl, self.module)(**to_package(options))
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, kernels.MultiKernel):
+        return f"Multi{len(value.kernels)}"
+    if hasattr(value, "fixed"):
+        fields = ",".join(
+            str(v) for k, v in vars(value).items() if (k, v) != ("factor", 1.0)
+        )
+        return f"{type(value).__name__.removesuffix('Kernel')}({fields})"
+    return str(value)
+
+
+def to_package(options: dict) -> dict:
+    """Replace the reference kernel among the options by that of the package."""
+    kernel = options.get("kernel")
+    return options if kernel is None else {**options, "kernel": _kernel(kernel)}
+
+
+def _kernel(kernel: Any) -> torch.nn.Module:
+    if isinstance(kernel, kernels.MultiKernel):
+        members = [_kernel(k) for k in kernel.kernels]
+        return xl.MultiKernel(members, weights=kernel.weights)
+    options = dict(vars(kernel))
+    first = [options.pop("bandwidth")] if "bandwidth" in options else []
+    return getattr(xl, type(kernel).__name__)(*first, **options)
+
+
+def to_torch(
+    inputs: Arrays, dtype: torch.dtype = torch.float64, grad: bool = True
+) -> dict[str, torch.Tensor]:
+    """Return tensors; the views are leaves that require gradients."""
+    tensors = {}
+    for name, array in inputs.items():
+        if name in ("z_a", "z_b"):
+            tensors[name] = torch.tensor(array, dtype=dtype, requires_grad=grad)
+        elif array.dtype == bool:
+            tensors[name] = torch.tensor(array)
+        else:
+            tensors[name] = torch.tensor(array, dtype=dtype)
+    return tensors
+
+
+def value_and_grad(
+    spec: LossSpec, inputs: Arrays, dtype: torch.dtype = torch.float64, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the scalar loss and the gradients of both views."""
+    tensors = to_torch(inputs, dtype)
+    value = spec(tensors, **options)
+    value.backward()
+    grads = (tensors["z_a"].grad, tensors["z_b"].grad)
+    assert all(grad is not None for grad in grads)
+    return value.detach(), *grads
+
+
+def _grid(**axes: tuple) -> Iterator[dict]:
+    for values in product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+# --------------------------------------------------------------------------------------
+# The grids
+# --------------------------------------------------------------------------------------
+
+
+def _info_nce_cases() -> Iterator[Case]:
+    chunks = [None, 1, 3, 100]
+    grid = _grid(
+        negatives=("group", "all", "cross"),
+        symmetric=(True, False),
+        normalize=(True, False),
+        exclude=(False, True),
+        weighted=(False, True),
+    )
+    for count, axes in enumerate(grid):
+        extra = {name: axes.pop(name) for name in ("exclude", "weighted")}
+        temperature = 0.2 if axes["normalize"] else 0.8
+        axes |= {"temperature": temperature, "chunk_size": chunks[count % 4]}
+        yield Case(axes, (4, 4), (3, 3), (3,), **extra)
+    yield Case()
+    yield Case({"temperature": 0.07}, (5, 5), (3, 3), (2, 2), True)
+    yield Case({"negatives": "all", "chunk_size": 4}, (3, 3), (2, 2), (2, 2), True)
+    yield Case({"negatives": "cross", "chunk_size": 2}, (3, 3), (2, 2), (2, 2))
+    yield Case({"negatives": "all", "chunk_size": 2}, (6, 6))
+    yield Case({"negatives": "cross"}, (1, 1), (3, 3), (4,))
+    yield Case({}, (1, 1), (3, 3))
+
+
+def _mmd_cases() -> Iterator[Case]:
+    estimators = ("biased", "unbiased", "paired", "linear")
+    single = [
+        kernels.GaussianKernel(1.3),
+        kernels.GaussianKernel("mean"),
+        kernels.GaussianKernel("median", factor=0.5),
+        kernels.LaplacianKernel(1.3),
+        kernels.LaplacianKernel("mean", norm=1),
+        kernels.InverseMultiquadricKernel("median"),
+        kernels.RationalQuadraticKernel(0.9, alpha=0.7),
+        kernels.RationalQuadraticKernel("mean"),
+        kernels.MaternKernel(1.1, nu=0.5),
+        kernels.MaternKernel("mean", factor=2.0),
+        kernels.MaternKernel("median", nu=2.5),
+        kernels.PolynomialKernel(),
+        kernels.PolynomialKernel(2, 0.5, 0.3),
+        kernels.LinearKernel(),
+        kernels.EnergyKernel(),
+    ]
+    mixture = kernels.MultiKernel(
+        (kernels.GaussianKernel("median"), kernels.EnergyKernel()), (0.7, 0.2)
+    )
+    mean = kernels.MultiKernel(
+        (kernels.GaussianKernel(0.8), kernels.LaplacianKernel("mean"))
+    )
+    nested = kernels.MultiKernel((mean, kernels.MaternKernel(2.0)))
+    for kernel, estimator in product(
+        (*single, None, mixture, mean, nested), estimators
+    ):
+        options = {"kernel": kernel, "estimator": estimator}
+        yield Case(options, (5, 5), (3, 3))
+        if estimator != "linear":
+            unequal = (5, 4) if estimator != "paired" else (5, 5)
+            yield Case(options, unequal, (3, 3), (2,), True)
+    yield Case({"estimator": "biased"}, (4, 3), (2, 2), (2, 2))
+    yield Case({"estimator": "unbiased"}, (4, 3), (2, 2), (2, 2))
+    yield Case({"estimator": "paired"}, (4, 4), (2, 2), (2, 2))
+    yield Case({"estimator": "linear"}, (4, 4), (2, 2), (2, 2))
+    yield Case({}, (1, 3), (2, 2))
+
+
+def _coral_cases() -> Iterator[Case]:
+    for mean_weight, weighted, lead in product((0.0, 0.7), (False, True), ((), (2,))):
+        yield Case({"mean_weight": mean_weight}, (6, 4), (3, 3), lead, weighted)
+    yield Case({"mean_weight": 1.0}, (3, 3), (5, 5), (2, 2), True)
+    yield Case({}, (3, 2), (7, 7))
+
+
+def _barlow_twins_cases() -> Iterator[Case]:
+    for eps, redundancy, weighted, lead in product(
+        (0.0, 0.1), (5e-3, 0.8), (False, True), ((), (2,))
+    ):
+        options = {"eps": eps, "redundancy_weight": redundancy}
+        yield Case(options, lead=lead, weighted=weighted)
+    yield Case({}, (4, 4), (6, 6))
+    yield Case({"eps": 1e-5}, (4, 4), (6, 6), (2, 2), True)
+
+
+def _vicreg_cases() -> Iterator[Case]:
+    conventions = ("official", "algorithm1", "paper")
+    for convention, weighted, lead in product(conventions, (False, True), ((), (2,))):
+        yield Case({"convention": convention}, lead=lead, weighted=weighted)
+        options = {
+            "convention": convention,
+            "invariance_weight": 3.0,
+            "variance_weight": 2.0,
+            "covariance_weight": 0.5,
+            "target_std": 2.0,
+            "eps": 0.01,
+        }
+        yield Case(options, lead=lead, weighted=weighted)
+    yield Case({}, (4, 4), (6, 6), (2, 2), True)
+
+
+def _dcca_cases() -> Iterator[Case]:
+    for objective, components, ridge, weighted in product(
+        ("trace", "frobenius"), (None, 1, 2), (0.0, 1e-4, 0.3), (False, True)
+    ):
+        options = {
+            "objective": objective,
+            "num_components": components,
+            "ridge": ridge,
+        }
+        dims = (3, 2) if components == 1 else (3, 3)
+        yield Case(options, (8, 8), dims, weighted=weighted)
+    yield Case({}, (8, 8), (2, 3), (2,), True)
+    yield Case({"objective": "frobenius"}, (8, 8), (3, 2), (2, 2), True)
+    yield Case({"ridge": 0.1}, (4, 4), (6, 6))
+    yield Case({"ridge": 0.1, "objective": "frobenius"}, (4, 4), (6, 5), (2,))
+
+
+def _fixed(options: dict) -> bool:
+    """Whether no bandwidth is found by rule, hence held constant."""
+    kernel = options.get("kernel", kernels.DEFAULT) or kernels.DEFAULT
+    members = getattr(kernel, "kernels", (kernel,))
+    rules = (getattr(k, "bandwidth", 1.0) for k in members)
+    return not any(isinstance(r, str) for r in rules) and not any(
+        hasattr(k, "kernels") for k in members
+    )
+
+
+# --------------------------------------------------------------------------------------
+# The table
+# --------------------------------------------------------------------------------------
+
+SPECS = (
+    LossSpec(
+        name="info_nce",
+        module="InfoNCELoss",
+        reference=info_nce.info_nce,
+        cases=tuple(_info_nce_cases()),
+        naive=naive_info_nce,
+        joint=lambda options: options.get("negatives", "group") != "group",
+        per_row=True,
+        bounds=lambda rows, dim: (0.0, np.log(rows) + 2 / 0.07),
+        rotation="joint",
+        scale=0.0,
+    ),
+    LossSpec(
+        name="coral",
+        module="CORALLoss",
+        reference=coral.coral,
+        cases=tuple(_coral_cases()),
+        naive=naive_coral,
+        terms=(coral.coral_terms, ()),
+        weights=("weight_a", "weight_b"),
+        paired=False,
+        unequal_rows=True,
+        zero_when_equal=True,
+        shift="separate",
+        rotation="joint",
+        scale=4.0,
+    ),
+    LossSpec(
+        name="mmd",
+        module="MMDLoss",
+        reference=mmd.mmd,
+        cases=tuple(_mmd_cases()),
+        naive=naive_mmd,
+        weights=("weight_a", "weight_b"),
+        paired=False,
+        unequal_rows=True,
+        bounds=lambda rows, dim: (0.0, 2.0),
+        zero_when_equal=True,
+        shift="joint",
+        rotation="joint",
+        scale=0.0,
+        smooth=_fixed,
+    ),
+    LossSpec(
+        name="barlow_twins",
+        module="BarlowTwinsLoss",
+        reference=barlow_twins.barlow_twins,
+        cases=tuple(_barlow_twins_cases()),
+        naive=naive_barlow_twins,
+        terms=(barlow_twins.barlow_twins_terms, ("eps",)),
+        bounds=lambda rows, dim: (0.0, 4 * dim + 5e-3 * dim * (dim - 1)),
+        shift="separate",
+        scale=0.0,
+    ),
+    LossSpec(
+        name="vicreg",
+        module="VICRegLoss",
+        reference=vicreg.vicreg,
+        cases=tuple(_vicreg_cases()),
+        naive=naive_vicreg,
+        terms=(vicreg.vicreg_terms, ("target_std", "eps", "convention")),
+        shift="joint",
+    ),
+    LossSpec(
+        name="dcca",
+        module="DCCALoss",
+        reference=dcca.dcca,
+        cases=tuple(_dcca_cases()),
+        naive=naive_dcca,
+        gradient=five_point,
+        gradient_tolerance=GRADIENT_DIFFERENCES,
+        unequal_dims=True,
+        bounds=lambda rows, dim: (-dim, 0.0),
+        shift="separate",
+        rotation="separate",
+        twice=lambda options: (
+            options.get("objective") == "frobenius"
+            and options.get("num_components") is None
+        ),
+    ),
+)
+
+BY_NAME = {spec.name: spec for spec in SPECS}
+
+each_loss = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+
+
+def each_case(
+    keep: Callable[[LossSpec, Case], bool] = lambda spec, case: True,
+    bare: bool = False,
+) -> pytest.MarkDecorator:
+    """Parametrize a test by (spec, case); ``bare`` keeps one case per set of options.
+
+    A bare case has no leading dimensions, weights or exclusions.
+    """
+    rows, seen = [], set()
+    for spec in SPECS:
+        for case in spec.cases:
+            if bare:
+                case = replace(case, lead=(), weighted=False, exclude=False)
+            key = f"{spec.name}-{case}"
+            if key not in seen and keep(spec, case):
+                seen.add(key)
+                rows.append(pytest.param(spec, case, id=key))
+    return pytest.mark.parametrize(("spec", "case"), rows)
+
+
+def covering(spec: LossSpec) -> list[Case]:
+    """Return few bare cases in which every value of every option occurs."""
+    seen: set[tuple[str, str]] = set()
+    chosen = []
+    for case in spec.cases:
+        pairs = {(name, _label(value)) for name, value in case.options.items()}
+        if not pairs or pairs - seen:
+            seen |= pairs
+            chosen.append(Case(case.options, dims=case.dims))
+    return chosen
+
+
+def each_covering_case() -> pytest.MarkDecorator:
+    """Parametrize a test by (spec, case), every option value at least once."""
+    unique = {
+        f"{spec.name}-{case}": (spec, case) for spec in SPECS for case in covering(spec)
+    }
+    rows = [pytest.param(*pair, id=key) for key, pair in unique.items()]
+    return pytest.mark.parametrize(("spec", "case"), rows)
