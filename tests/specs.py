@@ -1,6 +1,7 @@
 """One row per loss: what the generic families of tests need to know about it.
 
-Adding a loss costs a :class:`LossSpec` here and a reference under ``reference/``.
+Adding a loss costs a :class:`LossSpec` here, a reference under ``reference/``, and the
+plain formula in ``benchmarks/plain.py`` that the precision tests measure against.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,20 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from naive import (
-    naive_barlow_twins,
-    naive_coral,
-    naive_dcca,
-    naive_info_nce,
-    naive_mmd,
-    naive_vicreg,
-)
-from reference import barlow_twins, coral, dcca, info_nce, kernels, mmd, vicreg
-from reference.gradient import complex_step, five_point
-from tolerances import GRADIENT, GRADIENT_DIFFERENCES
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
+from benchmarks import plain
+from reference import barlow_twins, coral, dcca, info_nce, kernels, mmd, vicreg
+from reference.gradient import complex_step, five_point
+from tolerances import GRADIENT, GRADIENT_DIFFERENCES
 
 Arrays = dict[str, np.ndarray]
 
@@ -346,7 +340,7 @@ SPECS = (
         module="InfoNCELoss",
         reference=info_nce.info_nce,
         cases=tuple(_info_nce_cases()),
-        naive=naive_info_nce,
+        naive=plain.info_nce,
         joint=lambda options: options.get("negatives", "group") != "group",
         per_row=True,
         bounds=lambda rows, dim: (0.0, np.log(rows) + 2 / 0.07),
@@ -358,7 +352,7 @@ SPECS = (
         module="CORALLoss",
         reference=coral.coral,
         cases=tuple(_coral_cases()),
-        naive=naive_coral,
+        naive=plain.coral,
         terms=(coral.coral_terms, ()),
         weights=("weight_a", "weight_b"),
         paired=False,
@@ -373,7 +367,7 @@ SPECS = (
         module="MMDLoss",
         reference=mmd.mmd,
         cases=tuple(_mmd_cases()),
-        naive=naive_mmd,
+        naive=plain.mmd,
         weights=("weight_a", "weight_b"),
         paired=False,
         unequal_rows=True,
@@ -389,7 +383,7 @@ SPECS = (
         module="BarlowTwinsLoss",
         reference=barlow_twins.barlow_twins,
         cases=tuple(_barlow_twins_cases()),
-        naive=naive_barlow_twins,
+        naive=plain.barlow_twins,
         terms=(barlow_twins.barlow_twins_terms, ("eps",)),
         bounds=lambda rows, dim: (0.0, 4 * dim + 5e-3 * dim * (dim - 1)),
         shift="separate",
@@ -400,7 +394,7 @@ SPECS = (
         module="VICRegLoss",
         reference=vicreg.vicreg,
         cases=tuple(_vicreg_cases()),
-        naive=naive_vicreg,
+        naive=plain.vicreg,
         terms=(vicreg.vicreg_terms, ("target_std", "eps", "convention")),
         shift="joint",
     ),
@@ -409,7 +403,7 @@ SPECS = (
         module="DCCALoss",
         reference=dcca.dcca,
         cases=tuple(_dcca_cases()),
-        naive=naive_dcca,
+        naive=plain.dcca,
         gradient=five_point,
         gradient_tolerance=GRADIENT_DIFFERENCES,
         unequal_dims=True,

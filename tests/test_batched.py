@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+
 from specs import Case, each_case, each_loss, to_torch
 from tolerances import SAME
 

@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from specs import SPECS, Case, each_loss, to_torch
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
+from specs import SPECS, Case, each_loss, to_torch
 
 
 def _grammar(caller, argument, got=".+"):

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from specs import Case, each_case, each_loss, to_torch, value_and_grad
 from torch.autograd import gradcheck, gradgradcheck
+
+from specs import Case, each_case, each_loss, to_torch, value_and_grad
 
 
 def _closure(spec, inputs, options):

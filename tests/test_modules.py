@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+
+import xmodal_losses as xl
+import xmodal_losses.functional as F
 from specs import (
     BY_NAME,
     Case,
@@ -21,9 +24,6 @@ from specs import (
     value_and_grad,
 )
 from tolerances import SAME
-
-import xmodal_losses as xl
-import xmodal_losses.functional as F
 
 
 def _views(spec, case=None, seed=60, dtype=torch.float64, grad=True):

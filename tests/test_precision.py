@@ -8,6 +8,7 @@ values, and of the leaf's dtype for gradients.
 import numpy as np
 import pytest
 import torch
+
 from specs import Case, each_loss, value_and_grad
 from tolerances import NAIVE_FACTOR, ROUNDING
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose
+
 from specs import SPECS, Case, each_loss, to_torch, value_and_grad
 
 

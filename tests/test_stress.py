@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+
 from specs import BY_NAME, SPECS, Case, each_loss, to_torch, value_and_grad
 from tolerances import STRESS, VALUE
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+
+import xmodal_losses.functional as F
 from reference import kernels
 from specs import SPECS, each_case, each_loss, to_torch, value_and_grad
 from tolerances import VALUE
-
-import xmodal_losses.functional as F
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from specs import BY_NAME, Case, to_torch, value_and_grad
-from tolerances import SAME, VALUE
 
 import xmodal_losses.functional as F
+from specs import BY_NAME, Case, to_torch, value_and_grad
+from tolerances import SAME, VALUE
 
 SPEC = BY_NAME["coral"]
 

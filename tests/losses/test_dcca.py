@@ -5,12 +5,12 @@ import pytest
 import scipy.linalg
 import torch
 from numpy.testing import assert_allclose
-from reference.dcca import canonical_correlations
 from sklearn.datasets import load_iris, load_linnerud
-from specs import BY_NAME, Case, to_torch, value_and_grad
-from tolerances import SAME
 
 import xmodal_losses.functional as F
+from reference.dcca import canonical_correlations
+from specs import BY_NAME, Case, to_torch, value_and_grad
+from tolerances import SAME
 
 SPEC = BY_NAME["dcca"]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 from numpy.testing import assert_allclose
-from specs import BY_NAME, Case, to_torch
-from tolerances import SAME
 
 import xmodal_losses.functional as F
+from specs import BY_NAME, Case, to_torch
+from tolerances import SAME
 
 SPEC = BY_NAME["info_nce"]
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from reference import kernels as reference_kernels
 from scipy.spatial.distance import cdist, pdist
 from sklearn.metrics import pairwise
-from specs import BY_NAME, Case, to_torch, value_and_grad
-from tolerances import SAME, VALUE
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
+from reference import kernels as reference_kernels
+from specs import BY_NAME, Case, to_torch, value_and_grad
+from tolerances import SAME, VALUE
 
 SPEC = BY_NAME["mmd"]
 
