@@ -1,0 +1,1 @@
+"""Parts of the RoadScene example: data, SwinFuse, patches, evaluation, figures."""

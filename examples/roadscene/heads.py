@@ -1,0 +1,55 @@
+"""The projection head: from SwinFuse's tokens to one embedding per 2×2 cell."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ConvHead"]
+
+
+def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Return a 3×3 convolution, batch normalisation and ReLU.
+
+    Replicate padding: zeros would tell the network how far the border is, and in
+    aligned pairs that distance alone identifies the match.
+    """
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, padding_mode="replicate", bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class ConvHead(nn.Module):
+    """Return ``(projection, embedding)`` maps of half the resolution.
+
+    Tokens see at most their own 7×7 window when one block per stage is run; the
+    convolutions give a cell the 13×13 pixels around it. Cell ``(i, j)`` sits on pixel
+    ``(2i, 2j)``. Batch normalisation is what lets it learn from random weights, and
+    keeps the dimensions of the projection at unit variance.
+
+    Args:
+        dim: Width of the tokens.
+        out_dim: Width of the embedding.
+
+    Shape:
+        - Input: ``(B, dim, H, W)``.
+        - Outputs: ``(B, out_dim, ⌈H/2⌉, ⌈W/2⌉)``: the projection, which the moment
+          losses take, and the same normalised to unit length, for the contrast.
+    """
+
+    stride = 2
+
+    def __init__(self, dim: int = 96, out_dim: int = 128) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(dim, 64), conv(64, 96, stride=2), conv(96, 96), conv(96, 128)
+        )
+        self.project = nn.Sequential(
+            nn.Conv2d(128, out_dim, 1, bias=False),
+            nn.BatchNorm2d(out_dim, affine=False),
+        )
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the tokens ``(B, dim, H, W)``."""
+        projection = self.project(self.body(tokens))
+        return projection, F.normalize(projection, dim=1)

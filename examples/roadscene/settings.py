@@ -1,0 +1,94 @@
+"""The settings of a run, and their flags."""
+
+import argparse
+from dataclasses import dataclass, fields, replace
+
+__all__ = ["PRESETS", "Settings", "add_flags", "settings_from"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the result. Each field is a flag of the same name."""
+
+    seed: int = 0
+    steps: int = 900
+    # Images are averaged down by `downscale`. A step takes `batch_size` pairs, cuts
+    # `crop_size` pixels out of what is left, and compares `grid`² points of each.
+    downscale: int = 4
+    batch_size: int = 4
+    crop_size: int = 56
+    grid: int = 18
+    # SwinFuse: blocks run per stage, and the stage whose tokens are used.
+    blocks_run: int = 1
+    stage: str = "last"
+    # The objective; λ_DA is `distribution_weight`, λ_RR `redundancy_weight`.
+    temperature: float = 0.07
+    negatives: str = "cross"
+    exclude_px: float = 4.0  # full-resolution pixels; pairs are aligned to 2 or so
+    distribution: str = "mmd"
+    distribution_weight: float = 0.05
+    redundancy: str = "barlow"
+    redundancy_weight: float = 0.01
+    # AdamW, one cycle up to `lr` and down.
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+    # Validate, and save, every so many steps. 0 pairs = all.
+    validate_every: int = 100
+    validation_pairs: int = 0
+    test_pairs: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "downscale", "batch_size", "grid", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        if self.crop_size < 21:
+            raise ValueError(f"crop_size must be at least 21, got {self.crop_size}")
+
+
+PRESETS = {
+    "default": Settings(),
+    "quick": Settings(steps=260, validate_every=65),
+    "smoke": Settings(
+        steps=5, batch_size=2, validate_every=5, validation_pairs=2, test_pairs=3
+    ),
+}
+
+CHOICES = {
+    "blocks_run": (1, 2, 3, 4, 5, 6),
+    "stage": ("last", "penultimate"),
+    "negatives": ("cross", "group", "all"),
+    "distribution": ("mmd", "coral", "none"),
+    "redundancy": ("barlow", "vicreg", "none"),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the presets, and a flag per field."""
+    preset = parser.add_mutually_exclusive_group()
+    for name, about in (
+        ("quick", "a short run: under 5 minutes on two CPU cores"),
+        ("smoke", "five steps and a few pairs: does everything run?"),
+    ):
+        preset.add_argument(
+            f"--{name}", dest="preset", action="store_const", const=name, help=about
+        )
+    parser.set_defaults(preset="default")
+    group = parser.add_argument_group("settings, overriding the preset")
+    for field in fields(Settings):
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=type(field.default),
+            choices=CHOICES.get(field.name),
+            help=f"default {field.default}",
+        )
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """Apply the flags that were given to the chosen preset."""
+    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    return replace(
+        PRESETS[args.preset],
+        **{name: value for name, value in given.items() if value is not None},
+    )

@@ -1,0 +1,174 @@
+"""A training run that can stop and continue."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+from tqdm import trange
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .data import Pair
+from .evaluate import Protocol, evaluate
+from .patches import Augmentation, Batch, sample_at, sample_batch
+from .settings import Settings
+
+__all__ = ["Training"]
+
+
+class Training:
+    """What is trained and what trains it; `progress` is what happened so far.
+
+    Args:
+        settings: Steps, batches, optimiser.
+        model: Returns (projection, unit embedding) maps; `stride` is its cell size.
+        recipe: Returns the weighted terms of the loss, by name, from projections
+            ``(B, P, D)`` of both modalities and their batch.
+        train: Pairs to learn from.
+        validation: Pairs that decide which weights are kept.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: nn.Module,
+        recipe: nn.Module,
+        train: Sequence[Pair],
+        validation: Sequence[Pair],
+        device: torch.device,
+    ) -> None:
+        self.settings, self.train, self.validation = settings, train, validation
+        self.device = device
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.model, self.recipe = model.to(device), recipe.to(device)
+        self.optimizer = torch.optim.AdamW(
+            [*model.parameters(), *recipe.parameters()],
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, settings.lr, total_steps=settings.steps
+        )
+        self.protocol = Protocol(downscale=settings.downscale, stride=model.stride)
+        self.progress: dict[str, Any] = {
+            "settings": self._identity,
+            "step": 0,
+            "seconds": 0.0,
+            "terms": {},
+            "validation": {"step": [], "top1": [], "top5": []},
+        }
+
+    def draw(self) -> Batch:
+        """Cut the next batch of crops out of the training pairs."""
+        s = self.settings
+        return sample_batch(
+            self.train,
+            batch_size=s.batch_size,
+            crop_size=s.crop_size,
+            grid=s.grid,
+            exclude_radius=s.exclude_px / s.downscale,
+            augmentation=Augmentation(),
+            generator=self.generator,
+        ).to(self.device)
+
+    def step(self) -> float:
+        """Do one step and return the loss."""
+        batch = self.draw()
+        # One pass over both modalities: the head's batch statistics are shared, so a
+        # difference between the modalities stays visible to the losses.
+        projection, _ = self.model.train()(torch.cat([batch.rgb, batch.ir]))
+        rgb, ir = projection.chunk(2)
+        rgb = sample_at(rgb, batch.points_rgb, self.model.stride)
+        ir = sample_at(ir, batch.points_ir, self.model.stride)
+
+        terms = self.recipe(rgb, ir, batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.scheduler.step()
+
+        self.progress["step"] += 1
+        for name, value in {"total": loss, **terms}.items():
+            self.progress["terms"].setdefault(name, []).append(value.item())
+        return loss.item()
+
+    def calibrate(self, batches: int = 8) -> None:
+        """Give the untrained model the batch statistics of training crops.
+
+        Without them "before" would be worse than random weights have to be.
+        """
+        drawn = (self.draw() for _ in range(batches))
+        update_bn((torch.cat([batch.rgb, batch.ir]) for batch in drawn), self.model)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return unit features, with the model in evaluation mode."""
+        return self.model.eval()(image.to(self.device))[1]
+
+    def measure(self, pairs: Sequence[Pair]) -> dict[str, list[float]]:
+        """Evaluate on held-out pairs."""
+        return evaluate(self.embed, pairs, self.protocol)
+
+    def validate(self) -> None:
+        """Record retrieval on the validation pairs; remember the best weights."""
+        result = self.measure(self.validation)
+        record = self.progress["validation"]
+        record["step"].append(self.progress["step"])
+        for name in ("top1", "top5"):
+            record[name].append(float(np.mean(result[name])))
+        if record["top1"][-1] >= max(record["top1"]):
+            state = self.model.state_dict()
+            best = {name: value.cpu().clone() for name, value in state.items()}
+            self.progress |= {"best": best, "best_step": self.progress["step"]}
+
+    def run(self, checkpoint: Path, stop_at: int | None = None) -> None:
+        """Train to the end, or to step `stop_at`, and save on the way."""
+        s, first = self.settings, self.progress["step"]
+        last = min(stop_at or s.steps, s.steps)
+        started = time.perf_counter() - self.progress["seconds"]
+        if first == 0:
+            self.validate()
+        with trange(first, last, initial=first, total=last, desc="train") as bar:
+            for _ in bar:
+                bar.set_postfix(loss=f"{self.step():.2f}")
+                step = self.progress["step"]
+                if step % s.validate_every == 0 or step == s.steps:
+                    self.validate()
+                if step % s.validate_every == 0 or step == last:
+                    self.progress["seconds"] = time.perf_counter() - started
+                    self.save(checkpoint)
+
+    def keep_best(self) -> None:
+        """Go back to the weights that did best on the validation pairs."""
+        self.model.load_state_dict(self.progress["best"])
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        pairs = [len(self.train), len(self.validation)]
+        return asdict(self.settings) | {"pairs": pairs}
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "recipe": self.recipe,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(path, self._parts, self.generator, self.progress)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint that was written under the same settings."""
+        self.progress = load_checkpoint(
+            path, self._parts, self.generator, self._identity
+        )

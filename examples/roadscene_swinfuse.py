@@ -1,0 +1,241 @@
+"""Fine-tune SwinFuse so that a place looks alike in visible and infrared.
+
+    L = InfoNCE + λ_DA · (MMD | CORAL) + λ_RR · (Barlow Twins | VICReg)
+
+InfoNCE asks of each patch of the visible image that its own place in the infrared
+image be more similar than other places of the same image and the same place of other
+images. The second term brings the two clouds of features together, the third keeps
+every dimension informative. Before and after, the features must find patches again in
+pairs they were not trained on. From a checkout, with the extra `examples` installed:
+
+    python examples/roadscene_swinfuse.py --quick --data path/to/RoadScene
+"""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from roadscene.checkpoint import load_swinfuse
+from roadscene.data import DataError, Pair, find_pairs, read_pair
+from roadscene.download import HOW_TO_GET, download
+from roadscene.evaluate import query_maps
+from roadscene.figures import matches_figure, training_figure
+from roadscene.heads import ConvHead
+from roadscene.patches import Batch
+from roadscene.report import compare, table, write_json
+from roadscene.settings import Settings, add_flags, settings_from
+from roadscene.splits import Split, split_by_scene
+from roadscene.swinfuse import SwinFuse
+from roadscene.synthetic import SYNTHETIC_SPLIT, synthetic_pair
+from roadscene.training import Training
+from torch import Tensor, nn
+
+import xmodal_losses as xl
+
+
+class Features(nn.Module):
+    """SwinFuse and a head: (projection, unit embedding) of every second pixel."""
+
+    stride = ConvHead.stride
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.backbone = SwinFuse(blocks_run=settings.blocks_run, stage=settings.stage)
+        self.head = ConvHead(self.backbone.dim)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Describe images ``(B, 1, H, W)``."""
+        return self.head(self.backbone(image))
+
+
+class Recipe(nn.Module):
+    """The objective: its weighted terms, by name."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.contrast = xl.InfoNCELoss(
+            temperature=settings.temperature, negatives=settings.negatives
+        )
+        distributions = {"mmd": xl.MMDLoss, "coral": xl.CORALLoss}
+        redundancies = {"barlow": xl.BarlowTwinsLoss, "vicreg": xl.VICRegLoss}
+        self.distribution = distributions.get(settings.distribution, nn.Identity)()
+        self.redundancy = redundancies.get(settings.redundancy, nn.Identity)()
+
+    def forward(self, rgb: Tensor, ir: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Compare the projections ``(B, P, D)`` of points that show the same places."""
+        s, weight = self.settings, batch.weight
+        # InfoNCE compares directions: it brings the rows to unit length itself.
+        contrast = self.contrast(rgb, ir, exclude=batch.exclude, weight=weight)
+        terms = {"InfoNCE": contrast}
+        # The others take the projection as it is, over all images together. Of unit
+        # vectors, CORAL is at most 2/(4D²): no weight in use would make it matter.
+        rgb, ir, weight = rgb.flatten(0, 1), ir.flatten(0, 1), weight.flatten()
+        if s.distribution != "none":
+            value = self.distribution(rgb, ir, weight_a=weight, weight_b=weight)
+            terms[s.distribution] = s.distribution_weight * value
+        if s.redundancy != "none":
+            value = self.redundancy(rgb, ir, weight=weight)
+            terms[s.redundancy] = s.redundancy_weight * value
+        return terms
+
+
+class Source(NamedTuple):
+    """Where the pairs come from."""
+
+    label: str
+    split: Split
+    read: Callable[[str], Pair]  # by name, in full resolution
+
+    def pairs(self, names: Sequence[str], downscale: int, limit: int = 0) -> list[Pair]:
+        """Read the named pairs, at most `limit` of them spread evenly (0 = all)."""
+        spread = names[:: max(len(names) // limit, 1)][:limit] if limit else names
+        return [self.read(name).downscaled(downscale) for name in spread]
+
+
+def open_source(args: argparse.Namespace) -> Source:
+    """Find RoadScene, or fall back to made scenes."""
+    if args.download:
+        download(args.data or "data/roadscene")
+    root = args.data or ("data/roadscene" if args.download else None)
+    if root is None:
+        print(HOW_TO_GET)
+        return Source("synthetic scenes", SYNTHETIC_SPLIT, synthetic_pair)
+    found = find_pairs(root)
+    split = split_by_scene(found)
+    for part in ("train", "validation", "test"):
+        if not getattr(split, part):
+            raise DataError(f"{root} holds no pairs for {part}; is it RoadScene?")
+    return Source("RoadScene", split, lambda name: read_pair(name, *found[name]))
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description="Fine-tune SwinFuse's features on RoadScene.",
+        epilog="Without data, runs on procedurally made scenes.",
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        default=os.environ.get("ROADSCENE_DIR") or None,
+        help="RoadScene's directory; default: $ROADSCENE_DIR",
+    )
+    add("--download", action="store_true", help="fetch RoadScene to --data first")
+    add("--out", type=Path, default=Path("runs/roadscene"), help="where to write")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--checkpoint", type=Path, help="SwinFuse weights to start from")
+    add("--resume", action="store_true", help="continue from OUT/checkpoint.pt")
+    add("--stop-at", type=int, help="stop after this step, to resume later")
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("--device: torch finds no CUDA device here")
+    try:
+        return args, settings_from(args)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def write_results(
+    out: Path, source: Source, test: list[Pair], shown: list[Pair], training: Training
+) -> dict[str, Any]:
+    """Evaluate the selected weights; write the figures and the metrics."""
+    progress, protocol = training.progress, training.protocol
+    result = compare(progress["before"], training.measure(test))
+    maps = {
+        "before": progress["maps"],
+        "after": query_maps(training.embed, shown, protocol),
+    }
+    full = [source.read(pair.name) for pair in shown]
+    matches_figure(out / "matches.png", shown, full, maps, protocol)
+    training_figure(
+        out / "training.png",
+        progress["terms"],
+        progress["validation"],
+        progress["best_step"],
+    )
+    metrics = {
+        "data": source.label,
+        "split": source.split._asdict(),
+        "test_pairs": [pair.name for pair in test],
+        "settings": asdict(training.settings),
+        "protocol": asdict(protocol),
+        "result": result,
+        "selected_step": progress["best_step"],
+        "training_seconds": progress["seconds"],
+        "environment": {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": str(training.device),
+            "threads": torch.get_num_threads(),
+        },
+        "validation": progress["validation"],
+        "terms": progress["terms"],
+    }
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Run the example; return what metrics.json holds, or None if stopped before."""
+    started = time.perf_counter()
+    args, settings = parse(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / "checkpoint.pt"
+
+    # Data, divided by scene.
+    source = open_source(args)
+    s, split = settings, source.split
+    train = source.pairs(split.train, s.downscale)
+    validation = source.pairs(split.validation, s.downscale, s.validation_pairs)
+    test = source.pairs(split.test, s.downscale, s.test_pairs)
+    shown = test[:: -(-len(test) // 4)]  # four of them, or fewer, for the figure
+    print(
+        f"{source.label}: {len(train)} pairs to train, {len(validation)} to validate, "
+        f"{len(test)} to test; {len(split.left_out)} too near to the test left out"
+    )
+
+    # Model and objective.
+    torch.manual_seed(s.seed)
+    model, device = Features(s), torch.device(args.device)
+    if args.checkpoint:
+        load_swinfuse(model.backbone, args.checkpoint)
+    training = Training(s, model, Recipe(s), train, validation, device)
+
+    # Before, training, after.
+    if args.resume:
+        training.resume(checkpoint)
+    else:
+        training.calibrate()
+        training.progress["before"] = training.measure(test)
+        training.progress["maps"] = query_maps(training.embed, shown, training.protocol)
+    training.run(checkpoint, args.stop_at)
+    step = training.progress["step"]
+    if step < s.steps:
+        print(f"Stopped at step {step} of {s.steps}; go on with --resume.")
+        return None
+    training.keep_best()
+    metrics = write_results(args.out, source, test, shown, training)
+
+    caption = f"\n{len(test)} test pairs of {source.label}, seed {s.seed}"
+    print(table(metrics["result"], caption))
+    seconds = time.perf_counter() - started
+    print(f"\n{seconds:.0f} s; checkpoint, metrics and figures are in {args.out}/")
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DataError as error:
+        sys.exit(f"error: {error}")

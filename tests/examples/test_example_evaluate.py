@@ -1,0 +1,200 @@
+"""Metrics on planted features whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from roadscene.data import Pair
+from roadscene.evaluate import (
+    Protocol,
+    Queries,
+    evaluate,
+    measure_pair,
+    peak,
+    prepare_pair,
+    query_maps,
+    search_windows,
+)
+from roadscene.patches import LUMA, sample_at
+from roadscene.report import bootstrap_interval, compare, table
+
+PROTOCOL = Protocol(tolerance=8.0, window=9)
+H, W = 20, 24
+
+
+def planted(orders):
+    """Features under which query q ranks the listed displacements from its truth.
+
+    Every infrared cell has its own dimension, and a query the sum of the listed
+    cells', the first weighing most.
+    """
+    cells = torch.cartesian_prod(torch.arange(6, 18, 4), torch.arange(6, 14, 4))
+    cells = cells[: len(orders)].float()  # (x, y) of the truth in the infrared map
+    queries = Queries(None, None, 2 * (cells + 1), 2 * cells)
+    features_ir = torch.eye(H * W).view(1, H * W, H, W)
+    features_rgb = torch.zeros(1, H * W, H + 2, W + 2)
+    for (x, y), order in zip(cells.int().tolist(), orders, strict=True):
+        for rank, (dx, dy) in enumerate(order):
+            features_rgb[0, (y + dy) * W + x + dx, y + 1, x + 1] = 0.9**rank
+    return F.normalize(features_rgb, dim=1), features_ir, queries
+
+
+def measured(orders):
+    return measure_pair(*planted(orders), PROTOCOL, index=0)
+
+
+def test_right_answers():
+    result = measured([[(0, 0)]] * 5)
+    assert result["top1"].tolist() == result["top5"].tolist() == [1] * 5
+    assert result["within"].tolist() == [1] * 5
+    np.testing.assert_allclose(result["error"], 0, atol=1e-5)
+
+
+def test_tolerance_is_one_cell_straight_but_not_diagonally():
+    result = measured([[(1, 0)], [(0, -1)], [(1, 1)], [(-2, 0)]])
+    assert result["top1"].tolist() == [1, 1, 0, 0]
+    assert result["within"].tolist() == [1, 1, 0, 0]
+    np.testing.assert_allclose(result["error"], [8, 8, 8 * 2**0.5, 16], rtol=1e-5)
+
+
+def test_top5_looks_at_five():
+    wrong = [(3, 0), (0, 3), (-3, 0), (0, -3), (3, 3)]
+    result = measured([[*wrong[:4], (0, 0)], [*wrong, (0, 0)]])
+    assert result["top1"].tolist() == [0, 0]
+    assert result["top5"].tolist() == [1, 0]
+
+
+def test_localisation_ignores_what_lies_outside_its_window():
+    # The best cell is 9 away: no window of 9 cells holds it and the truth.
+    result = measured([[(9, 0), (0, 0)]])
+    assert result["top1"].tolist() == [0]
+    np.testing.assert_allclose(result["error"], 0, atol=1e-5)
+
+
+def test_chance_is_the_share_of_right_candidates():
+    result = measured([[(0, 0)]] * 4)
+    np.testing.assert_allclose(result["chance_top1"], 5 / (H * W))
+    assert ((result["chance_within"] * 81).round() <= 5).all()
+    assert (result["chance_within"] >= 3 / 81).all()
+
+
+@pytest.mark.parametrize("size", [9, 14, 100])
+def test_search_windows_hold_the_truth_anywhere_in_them(size):
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.rand(400, 2, generator=rng) * torch.tensor([W - 1.0, H - 1.0])
+    windows = search_windows(truth, H, W, size, rng)
+    x, y = truth.round().long().unbind(1)
+    assert windows[torch.arange(400), y, x].all()
+    assert (windows.sum((1, 2)) == min(size, H) * min(size, W)).all()
+    if size == 9:
+        middle = (truth[:, 0] > 9) & (truth[:, 0] < W - 9)
+        place = x - windows.any(1).int().argmax(1)
+        assert set(place[middle].tolist()) == set(range(9))
+
+
+def test_peak_is_refined_between_cells():
+    x, y = torch.arange(9.0), torch.arange(7.0)
+    at = torch.tensor([[3.3, 2.0], [5.0, 4.6], [0.0, 3.2], [8.0, 0.0]])
+    maps = -((x - at[:, :1, None]) ** 2) - (y[:, None] - at[:, 1:, None]) ** 2
+    torch.testing.assert_close(peak(maps), at, atol=1e-5, rtol=0)
+    # A flat top and a masked neighbour leave the cell itself.
+    flat = torch.zeros(1, 5, 5)
+    flat[0, 1, 3] = flat[0, 2, 3] = 1
+    assert peak(flat)[0].tolist() == [3, 1.5]
+    lonely = torch.full((1, 5, 5), -torch.inf)
+    lonely[0, 2, 2] = 1
+    assert peak(lonely)[0].tolist() == [2, 2]
+
+
+def twin(height=60, width=80, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    rgb = F.avg_pool2d(torch.rand(3, height + 4, width + 4, generator=rng), 5, 1)
+    return Pair("twin", rgb, torch.tensordot(torch.tensor(LUMA), rgb, 1)[None])
+
+
+def test_queries_are_textured_cells_that_show_the_same_place():
+    offsets = set()
+    for index in range(20):
+        queries = prepare_pair(twin(), PROTOCOL, index)
+        rgb, ir = queries.points_rgb, queries.points_ir
+        assert 0 < len(rgb) <= PROTOCOL.queries
+        assert (rgb % 2 == 0).all()
+        (shift,) = (rgb - ir).unique(dim=0).tolist()
+        offsets.add(tuple(shift))
+        height, width = queries.ir.shape[-2:]
+        assert (60 - height, 80 - width) == (shift[1], shift[0])
+        # Away from the edges local contrast is that of the whole image.
+        inner = ((ir >= 12) & (rgb <= torch.tensor([67, 47]))).all(1)
+        torch.testing.assert_close(
+            sample_at(queries.rgb, rgb[inner][None]),
+            sample_at(queries.ir, ir[inner][None]),
+            atol=1e-4,
+            rtol=0,
+        )
+    assert len(offsets) > 10
+    assert all(0 <= shift <= 6 for offset in offsets for shift in offset)
+
+
+def pixels(image):
+    """Features that determine the place: the 5×5 pixels around each cell."""
+    around = F.unfold(F.pad(image, (2, 2, 2, 2), mode="replicate"), 5, stride=2)
+    h, w = (-(-n // 2) for n in image.shape[-2:])
+    return F.normalize(around.view(1, 25, h, w), dim=1)
+
+
+def test_evaluation_of_known_features_is_right_and_repeatable():
+    # Even offsets keep the cells of both images on the same pixels.
+    protocol = Protocol(max_offset=0)
+    pairs = [twin(seed=seed) for seed in range(3)]
+    result = evaluate(pixels, pairs, protocol)
+    assert np.mean(result["top1"]) > 0.99
+    assert np.mean(result["within"]) > 0.99
+    assert np.mean(result["error"]) < 1
+    assert evaluate(pixels, pairs, protocol) == result
+    assert evaluate(pixels, pairs, Protocol(max_offset=0, seed=1)) != result
+
+
+def test_features_that_know_only_the_place_gain_nothing():
+    """The offset is there to make "at the same place" a wrong answer."""
+
+    def place(image):
+        h, w = (-(-n // 2) for n in image.shape[-2:])
+        y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        return F.one_hot(40 * y + x, 1200).permute(2, 0, 1)[None].float()
+
+    far = Protocol(tolerance=3.0)
+    pairs = [twin(seed=seed) for seed in range(8)]
+    assert np.mean(evaluate(place, pairs, far)["top1"]) < 0.2
+
+
+def test_query_maps_peak_at_the_truth_of_known_features():
+    protocol = Protocol(max_offset=0)
+    pairs = [twin(seed=seed) for seed in range(3)]
+    for index, scores in enumerate(query_maps(pixels, pairs, protocol)):
+        truth = prepare_pair(pairs[index], protocol, index).points_ir[0] / 2
+        assert (peak(scores[None])[0] - truth).abs().max() < 0.5
+        assert scores.max() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_comparison_and_table():
+    names = ("top1", "top5", "within", "chance_top1", "chance_within")
+    before = {name: [0.1, 0.2, 0.3] for name in names} | {"error": [40.0, 50.0, 60.0]}
+    after = {name: [0.4, 0.5, 0.6] for name in names} | {"error": [10.0, 20.0, 30.0]}
+    result = compare(before, after)
+    assert result["top1"]["before"] == pytest.approx(0.2)
+    assert result["top1"]["change_interval"] == pytest.approx([0.3, 0.3])
+    assert result["error"]["change"] == pytest.approx(-30)
+    low, high = result["error"]["after_interval"]
+    assert 10 <= low < 20 < high <= 30
+    text = table(result, "caption")
+    assert "+30.0 [+30.0, +30.0]" in text
+    assert "-30.0 [-30.0, -30.0]" in text
+
+
+def test_bootstrap_interval_of_a_normal_sample():
+    values = np.random.default_rng(0).normal(5, 2, 400)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.03
+    )
