@@ -103,7 +103,7 @@ def metadata(args: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "machine": args.machine,
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "torch_num_threads": torch.get_num_threads(),
