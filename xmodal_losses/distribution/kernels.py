@@ -94,7 +94,7 @@ class _ScaledKernel(Kernel):
 
     bandwidth: Bandwidth
 
-    def __init__(self, bandwidth: Bandwidth, factor: float) -> None:
+    def __init__(self, bandwidth: Bandwidth = "mean", *, factor: float = 1.0) -> None:
         super().__init__()
         name = type(self).__name__
         if isinstance(bandwidth, str):
@@ -154,9 +154,6 @@ class GaussianKernel(_ScaledKernel):
         tensor([[0.3679, 0.3679, 0.3679]])
     """
 
-    def __init__(self, bandwidth: Bandwidth = "mean", *, factor: float = 1.0) -> None:
-        super().__init__(bandwidth, factor)
-
     def bind(self, pool: Pool) -> pairs.Kernel:
         """See :meth:`Kernel.bind`."""
         rate = 1 / (2 * self.sigma(pool).square())
@@ -183,7 +180,7 @@ class LaplacianKernel(_ScaledKernel):
         factor: float = 1.0,
         norm: Literal[1, 2] = 2,
     ) -> None:
-        super().__init__(bandwidth, factor)
+        super().__init__(bandwidth, factor=factor)
         checks.option("LaplacianKernel", "norm", norm, (1, 2))
         self.norm = norm
 
@@ -208,9 +205,6 @@ class InverseMultiquadricKernel(_ScaledKernel):
         factor: > 0, multiplies the σ of a rule.
     """
 
-    def __init__(self, bandwidth: Bandwidth = "mean", *, factor: float = 1.0) -> None:
-        super().__init__(bandwidth, factor)
-
     def bind(self, pool: Pool) -> pairs.Kernel:
         """See :meth:`Kernel.bind`."""
         rate = 1 / self.sigma(pool).square()
@@ -234,7 +228,7 @@ class RationalQuadraticKernel(_ScaledKernel):
         factor: float = 1.0,
         alpha: float = 1.0,
     ) -> None:
-        super().__init__(bandwidth, factor)
+        super().__init__(bandwidth, factor=factor)
         checks.number("RationalQuadraticKernel", "alpha", alpha, above=0.0)
         self.alpha = alpha
 
@@ -267,7 +261,7 @@ class MaternKernel(_ScaledKernel):
         factor: float = 1.0,
         nu: float = 1.5,
     ) -> None:
-        super().__init__(bandwidth, factor)
+        super().__init__(bandwidth, factor=factor)
         checks.option("MaternKernel", "nu", nu, (0.5, 1.5, 2.5))
         self.nu = nu
 

@@ -1,0 +1,22 @@
+"""The pairs engine: losses that are functions of all N×M pairs of rows.
+
+Contrastive losses ask for the log-sum-exp of each row's negatives, kernel losses for
+the mean of a kernel over the pairs. How the N×M matrix is walked is decided here.
+"""
+
+from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs, Pool, kernel_mean
+from xmodal_losses._core.pairs.log_sum_exp import (
+    NEGATIVES,
+    Negatives,
+    log_sum_exp_of_negatives,
+)
+
+__all__ = [
+    "NEGATIVES",
+    "Kernel",
+    "Negatives",
+    "Pairs",
+    "Pool",
+    "kernel_mean",
+    "log_sum_exp_of_negatives",
+]
