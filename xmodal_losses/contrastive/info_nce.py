@@ -252,9 +252,9 @@ class InfoNCELoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the options."""
+        temperature = torch.as_tensor(self.temperature).item()
         shown = (
-            f"temperature={float(self.temperature):.4g}, "
-            f"learn_temperature={self.learn_temperature}"
+            f"temperature={temperature:.4g}, learn_temperature={self.learn_temperature}"
         )
         if self.learn_temperature:
             shown += f", temperature_range={self.temperature_range}"

@@ -98,7 +98,11 @@ class _ScaledKernel(Kernel):
         super().__init__()
         name = type(self).__name__
         if isinstance(bandwidth, str):
-            checks.option(name, "bandwidth", bandwidth, ("mean", "median"))
+            if bandwidth not in ("mean", "median"):
+                raise ValueError(
+                    f"{name}: bandwidth must be a number > 0, a tensor of shape (), "
+                    f"'mean' or 'median', got {bandwidth!r}."
+                )
         else:
             checks.positive_scalar(name, "bandwidth", bandwidth)
             if factor != 1.0:
