@@ -321,6 +321,24 @@ def test_learned_temperature_moves_back_in(aligned):
     assert tau < 0.5 if aligned else tau > 0.05
 
 
+def test_learned_temperature_maps():
+    """An ensemble of temperatures in one vmapped call, inside and outside the range."""
+    module = xl.InfoNCELoss(
+        learn_temperature=True, temperature_range=(0.05, 0.5)
+    ).double()
+    tensors = _views(BY_NAME["info_nce"], grad=False)
+    logs = torch.tensor([0.01, 0.1, 0.3, 2.0], dtype=torch.float64).log()
+
+    def loss(log_temperature):
+        state = {"log_temperature": log_temperature}
+        return torch.func.functional_call(module, state, (), tensors)
+
+    grads, values = torch.func.vmap(torch.func.grad_and_value(loss))(logs)
+    for log, grad, value in zip(logs, grads, values, strict=True):
+        one = torch.func.grad_and_value(loss)(log)
+        assert_allclose((grad, value), one, **SAME)
+
+
 def test_temperature_may_be_a_tensor():
     tensors = _views(BY_NAME["info_nce"])
     tau = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)

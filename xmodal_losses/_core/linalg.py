@@ -35,6 +35,8 @@ def sqrt(x: Tensor) -> Tensor:
 class _Within(torch.autograd.Function):
     """Clamp whose gradient is stopped only where it would lead further outside."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, low: float, high: float) -> Tensor:
         return x.clamp(low, high)
@@ -65,9 +67,10 @@ def within(x: Tensor, low: float, high: float) -> Tensor:
 def cholesky(c: Tensor, ridge: float) -> Tensor:
     """Return the lower factor of C + ridge·I, kept positive definite under rounding.
 
-    A rank-deficient C of large entries has eigenvalues a rounding error below −ridge.
-    What is added against it is of the order of that error, D·eps·‖C‖, and 1 where C
-    and the ridge are both 0. Failure is not looked for, which would stall the device.
+    Where rows are fewer than columns, C has eigenvalues a rounding error below 0, which
+    the ridge does not make up for if the entries are large. What is added is of the
+    order of that error, D·eps·‖C‖, and 1 where C and the ridge are both 0. Failure is
+    not looked for, which would stall the device.
     """
     d = c.shape[-1]
     size = c.detach().diagonal(dim1=-2, dim2=-1).amax(-1)

@@ -119,11 +119,11 @@ class _ScaledKernel(Kernel):
 
     def sigma(self, pool: Pool) -> Tensor:
         """Return the bandwidth for every problem, ``(…, 1, 1)``."""
-        z = pool.z
+        rows = pool.moments.rows
+        if isinstance(self.bandwidth, Tensor):
+            return self.bandwidth.to(rows.dtype)
         if not isinstance(self.bandwidth, str):
-            if isinstance(self.bandwidth, Tensor):
-                return self.bandwidth.to(z.dtype)
-            return z.new_full((), self.bandwidth)
+            return rows.new_full((), self.bandwidth)
         squared = (
             pool.mean_squared_distance()
             if self.bandwidth == "mean"
@@ -335,7 +335,7 @@ class PolynomialKernel(Kernel):
 
     def bind(self, pool: Pool) -> pairs.Kernel:
         """See :meth:`Kernel.bind`."""
-        gamma = 1 / pool.z.shape[-1] if self.gamma is None else self.gamma
+        gamma = 1 / pool.moments.rows.shape[-1] if self.gamma is None else self.gamma
         return lambda p: (gamma * p.inner() + self.coef0) ** self.degree
 
     def extra_repr(self) -> str:

@@ -110,18 +110,24 @@ def mmd(
             w_x = w_y = _product(w_x, w_y)
         if estimator == "linear":
             even = x.shape[-2] // 2 * 2
-            x, y = x[..., :even, :], y[..., :even, :]
+            # One leading dimension more, for the pairs of rows of `_linear`.
+            x, y = x[..., None, :even, :], y[..., None, :even, :]
 
         kernel = _DEFAULT if kernel is None else kernel
+        x, y = moments.drop(x, w_x), moments.drop(y, w_y)
+        pool = pairs.Pool(torch.cat((x, y), -2), _concatenate(x, y, w_x, w_y))
         weighted = w_x is not None or w_y is not None
-        centre = kernel.shift == "invariant" or (
+        if kernel.shift == "invariant" or (
             kernel.shift == "balanced" and not (weighted and estimator == "unbiased")
-        )
-        x, y, pool = _pooled(x, y, w_x, w_y, centre=centre)
+        ):
+            mean = pool.mean()
+            x, y = moments.drop(x - mean, w_x), moments.drop(y - mean, w_y)
+
+        k = kernel.bind(pool)
         if estimator == "linear":
-            value = _linear(kernel, x, y, pool)
+            value = _linear(k, x, y)
         else:
-            value = _quadratic(kernel.bind(pool), estimator, x, y, w_x, w_y)
+            value = _quadratic(k, estimator, x, y, w_x, w_y)
         return reduce.problems(value, reduce.present(w_x, w_y), reduction)
 
 
@@ -151,31 +157,22 @@ def _product(u: Tensor | None, v: Tensor | None) -> Tensor | None:
     return u * v
 
 
-def _pooled(
-    x: Tensor, y: Tensor, w_x: Tensor | None, w_y: Tensor | None, *, centre: bool
-) -> tuple[Tensor, Tensor, pairs.Pool]:
-    """Return both batches, measured from the pooled mean if they may, and the pool."""
-    x, y = moments.drop(x, w_x), moments.drop(y, w_y)
-    weight = None
-    if w_x is not None or w_y is not None:
-        parts = [
-            z.new_ones(z.shape[:-1]) if w is None else (w != 0).to(z.dtype)
-            for z, w in ((x, w_x), (y, w_y))
-        ]
-        weight = torch.cat(parts, -1)
-    if centre:
-        pool = moments.moments(torch.cat((x, y), -2).detach(), weight)
-        mean = (pool.origin + pool.mean).unsqueeze(-2)
-        x, y = moments.drop(x - mean, w_x), moments.drop(y - mean, w_y)
-    return x, y, pairs.Pool(torch.cat((x, y), -2), weight)
+def _concatenate(
+    x: Tensor, y: Tensor, w_x: Tensor | None, w_y: Tensor | None
+) -> Tensor | None:
+    """Return the weights of the pooled rows, 1 for a batch without; None for none."""
+    if w_x is None and w_y is None:
+        return None
+    w_x = x.new_ones(x.shape[:-1]) if w_x is None else w_x
+    w_y = y.new_ones(y.shape[:-1]) if w_y is None else w_y
+    return torch.cat((w_x, w_y), -1)
 
 
-def _linear(kernel: Kernel, x: Tensor, y: Tensor, pool: pairs.Pool) -> Tensor:
+def _linear(k: pairs.Kernel, x: Tensor, y: Tensor) -> Tensor:
     """Mean of k(x, x') + k(y, y') − k(x, y') − k(x', y) over consecutive rows."""
-    # As N/2 problems of one row each, with the bandwidth of the whole.
-    k = kernel.bind(pairs.Pool(pool.z.unsqueeze(-3)))
-    x, x_next = x[..., 0::2, None, :], x[..., 1::2, None, :]
-    y, y_next = y[..., 0::2, None, :], y[..., 1::2, None, :]
+    # N/2 problems of one row each: (…, 1, N, D) → (…, N/2, 1, D).
+    x, x_next = x[..., 0, 0::2, None, :], x[..., 0, 1::2, None, :]
+    y, y_next = y[..., 0, 0::2, None, :], y[..., 0, 1::2, None, :]
 
     def one_each(u: Tensor, v: Tensor) -> Tensor:
         return k(pairs.Pairs(u, v)).squeeze((-2, -1))

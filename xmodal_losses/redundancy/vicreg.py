@@ -151,10 +151,10 @@ def _terms(
     d = z_a.shape[-1]
     dtype = precision.compute_dtype(z_a, z_b)
     with precision.no_autocast(z_a):
-        a = moments.moments(z_a.to(dtype), weight)
-        b = moments.moments(z_b.to(dtype), weight)
+        x, y = z_a.to(dtype), z_b.to(dtype)
+        a, b = moments.moments(x, weight), moments.moments(y, weight)
 
-        gap = moments.mean_square_gap(z_a.to(dtype), z_b.to(dtype), weight)
+        gap = moments.mean_square_gap(x, y, weight)
         invariance = gap if convention == "paper" else gap / d
         variance = _hinge(a, target_std, eps) + _hinge(b, target_std, eps)
         if convention == "official":

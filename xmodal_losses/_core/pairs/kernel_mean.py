@@ -102,30 +102,35 @@ def kernel_mean(
 
 
 class Pool:
-    """The pooled sample a bandwidth rule looks at; it takes no part in gradients.
+    """The pooled sample: where it lies, and what bandwidth rules look at.
 
-    With weights, the rows of positive weight are the sample, each counted once.
+    It takes no part in gradients. With weights, the rows of positive weight are the
+    sample, each counted once.
     """
 
     def __init__(self, z: Tensor, weight: Tensor | None = None) -> None:
-        self.z = z.detach()
         self.valid = None if weight is None else weight != 0
+        self.moments = moments.moments(z.detach(), self.valid)
         self._mean: Tensor | None = None
         self._median: Tensor | None = None
+
+    def mean(self) -> Tensor:
+        """Return the mean of the sample, ``(…, 1, D)``."""
+        return (self.moments.origin + self.moments.mean).unsqueeze(-2)
 
     def mean_squared_distance(self) -> Tensor:
         """Return the mean of ‖z_i − z_j‖² over i ≠ j, ``(…)``: twice the trace of S."""
         if self._mean is None:
-            batch = moments.moments(self.z, self.valid)
-            self._mean = 2 * moments.variance(batch).sum(-1)
+            self._mean = 2 * moments.variance(self.moments).sum(-1)
         return self._mean
 
     def median_squared_distance(self) -> Tensor:
         """Return the median of ‖z_i − z_j‖² over i < j, ``(…)``; holds all pairs."""
         if self._median is None:
-            n = self.z.shape[-2]
-            i, j = torch.triu_indices(n, n, 1, device=self.z.device)
-            d2 = Pairs(self.z, self.z).squared_distance()[..., i, j]
+            z = moments.drop(self.moments.rows, self.valid)
+            n = z.shape[-2]
+            i, j = torch.triu_indices(n, n, 1, device=z.device)
+            d2 = Pairs(z, z).squared_distance()[..., i, j]
             if self.valid is None:
                 pairs = d2.new_full((*d2.shape[:-1], 1), d2.shape[-1], dtype=torch.long)
             else:
