@@ -5,195 +5,17 @@ plain formula in ``benchmarks/plain.py`` that the precision tests measure agains
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-import xmodal_losses as xl
-import xmodal_losses.functional as F
 from benchmarks import plain
+from harness import Case, LossSpec, label
 from reference import barlow_twins, coral, dcca, info_nce, kernels, mmd, vicreg
-from reference.gradient import complex_step, five_point
-from tolerances import GRADIENT, GRADIENT_DIFFERENCES
-
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Options of a loss and the shape of the inputs that exercise them."""
-
-    options: dict[str, Any] = field(default_factory=dict)
-    rows: tuple[int, int] = (6, 6)
-    dims: tuple[int, int] = (4, 4)
-    lead: tuple[int, ...] = ()
-    weighted: bool = False
-    exclude: bool = False
-
-    def __str__(self) -> str:
-        """Return a test id."""
-        parts = [f"{k}={_label(v)}" for k, v in self.options.items()]
-        if self.rows != (6, 6):
-            parts.append(f"rows={self.rows[0]}x{self.rows[1]}")
-        if self.dims != (4, 4):
-            parts.append(f"dims={self.dims[0]}x{self.dims[1]}")
-        if self.lead:
-            parts.append("lead=" + "x".join(map(str, self.lead)))
-        parts += [name for name in ("weighted", "exclude") if getattr(self, name)]
-        return ",".join(parts) or "default"
-
-
-@dataclass(frozen=True, repr=False)
-class LossSpec:
-    """What the generic tests know about one loss.
-
-    Attributes:
-        name: Function in ``xmodal_losses.functional``.
-        module: Class in ``xmodal_losses``.
-        reference: Independent numpy function of the same options.
-        cases: The grid of options and shapes.
-        naive: The torch expression that people paste, for the precision tests.
-        terms: Reference of ``<name>_terms`` and the options it takes, if there is one.
-        weights: Names of the per-row weights.
-        gradient: Numerical gradient of the reference, and its tolerance.
-        paired: Rows of the two views belong together.
-        unequal_rows: N and M may differ.
-        unequal_dims: D_a and D_b may differ.
-        joint: The problem may span the leading dimensions (some options of it).
-        symmetric: Swapping the views changes nothing.
-        bounds: Range of the value as a function of (rows, dim).
-        zero_when_equal: The loss of identical views is 0.
-        shift: "separate" | "joint" | None, the shifts that change nothing.
-        rotation: "separate" | "joint" | None, the rotations that change nothing.
-        scale: Power of c in L(c z_a, c z_b)/L(z_a, z_b); None if there is none.
-        generic: Options under which the flags above hold.
-        twice: Whether second derivatives are offered with these options.
-    """
-
-    name: str
-    module: str
-    reference: Callable
-    cases: tuple[Case, ...]
-    naive: Callable
-    terms: tuple[Callable, tuple[str, ...]] | None = None
-    weights: tuple[str, ...] = ("weight",)
-    gradient: Callable = complex_step
-    gradient_tolerance: dict = field(default_factory=lambda: GRADIENT)
-    paired: bool = True
-    unequal_rows: bool = False
-    unequal_dims: bool = False
-    joint: Callable[[dict], bool] = lambda options: False
-    per_row: bool = False
-    symmetric: bool = True
-    bounds: Callable = lambda rows, dim: (0.0, np.inf)
-    zero_when_equal: bool = False
-    shift: str | None = None
-    rotation: str | None = None
-    scale: float | None = None
-    generic: dict = field(default_factory=dict)
-    twice: Callable[[dict], bool] = lambda options: True
-    smooth: Callable[[dict], bool] = lambda options: True
-
-    def __repr__(self) -> str:
-        """Return the name: the rest is in the table."""
-        return self.name
-
-    @property
-    def function(self) -> Callable:
-        """The function under test, looked up late so that it can be replaced."""
-        return getattr(F, self.name)
-
-    def draw(self, case: Case, seed: int = 0, noise: float = 0.7) -> Arrays:
-        """Return related views, and weights and exclusions where the case asks."""
-        rng = np.random.default_rng(seed)
-        (n, m), (d_a, d_b) = case.rows, case.dims
-        z_a = rng.normal(size=(*case.lead, n, d_a))
-        z_b = rng.normal(size=(*case.lead, m, d_b))
-        rows, dim = min(n, m), min(d_a, d_b)
-        z_b[..., :rows, :dim] *= noise
-        z_b[..., :rows, :dim] += z_a[..., :rows, :dim]
-        inputs = {"z_a": z_a, "z_b": z_b + 0.3}
-        if case.weighted:
-            for name, count in zip(self.weights, (n, m), strict=False):
-                weight = rng.uniform(0.2, 2.0, size=(*case.lead, count))
-                weight[..., 1] = 0.0
-                inputs[name] = weight
-        if case.exclude:
-            exclude = rng.random(size=(*case.lead, n, n)) < 0.3
-            exclude[..., 0, :] = True  # a row without negatives in its group
-            inputs["exclude"] = exclude
-        return inputs
-
-    def expected(self, inputs: Arrays, **options: Any) -> np.ndarray:
-        """Return the reference value."""
-        return self.reference(**inputs, **options)
-
-    def __call__(self, inputs: dict, **options: Any) -> torch.Tensor:
-        """Return the value of the package on torch inputs."""
-        inputs = dict(inputs)
-        z_a, z_b = inputs.pop("z_a"), inputs.pop("z_b")
-        return self.function(z_a, z_b, **inputs, **to_package(options))
-
-    def build(self, options: dict) -> torch.nn.Module:
-        """Return the module with these options."""
-        return getattr(xl, self.module)(**to_package(options))
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, kernels.MultiKernel):
-        return f"Multi{len(value.kernels)}"
-    if hasattr(value, "fixed"):
-        fields = ",".join(
-            str(v) for k, v in vars(value).items() if (k, v) != ("factor", 1.0)
-        )
-        return f"{type(value).__name__.removesuffix('Kernel')}({fields})"
-    return str(value)
-
-
-def to_package(options: dict) -> dict:
-    """Replace the reference kernel among the options by that of the package."""
-    kernel = options.get("kernel")
-    return options if kernel is None else {**options, "kernel": _kernel(kernel)}
-
-
-def _kernel(kernel: Any) -> torch.nn.Module:
-    if isinstance(kernel, kernels.MultiKernel):
-        members = [_kernel(k) for k in kernel.kernels]
-        return xl.MultiKernel(members, weights=kernel.weights)
-    options = dict(vars(kernel))
-    first = [options.pop("bandwidth")] if "bandwidth" in options else []
-    return getattr(xl, type(kernel).__name__)(*first, **options)
-
-
-def to_torch(
-    inputs: Arrays, dtype: torch.dtype = torch.float64, grad: bool = True
-) -> dict[str, torch.Tensor]:
-    """Return tensors; the views are leaves that require gradients."""
-    tensors = {}
-    for name, array in inputs.items():
-        if name in ("z_a", "z_b"):
-            tensors[name] = torch.tensor(array, dtype=dtype, requires_grad=grad)
-        elif array.dtype == bool:
-            tensors[name] = torch.tensor(array)
-        else:
-            tensors[name] = torch.tensor(array, dtype=dtype)
-    return tensors
-
-
-def value_and_grad(
-    spec: LossSpec, inputs: Arrays, dtype: torch.dtype = torch.float64, **options: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the scalar loss and the gradients of both views."""
-    tensors = to_torch(inputs, dtype)
-    value = spec(tensors, **options)
-    value.backward()
-    grads = (tensors["z_a"].grad, tensors["z_b"].grad)
-    assert all(grad is not None for grad in grads)
-    return value.detach(), *grads
+from reference.gradient import five_point
+from tolerances import GRADIENT_DIFFERENCES
 
 
 def _grid(**axes: tuple) -> Iterator[dict]:
@@ -447,7 +269,7 @@ def covering(spec: LossSpec) -> list[Case]:
     seen: set[tuple[str, str]] = set()
     chosen = []
     for case in spec.cases:
-        pairs = {(name, _label(value)) for name, value in case.options.items()}
+        pairs = {(name, label(value)) for name, value in case.options.items()}
         if not pairs or pairs - seen:
             seen |= pairs
             chosen.append(Case(case.options, dims=case.dims))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from specs import Case, each_case, each_loss, to_torch
+from harness import Case, to_torch
+from specs import each_case, each_loss
 from tolerances import SAME
 
 

@@ -11,7 +11,8 @@ import torch
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from specs import SPECS, Case, each_loss, to_torch
+from harness import Case, to_torch
+from specs import SPECS, each_loss
 
 
 def _grammar(caller, argument, got=".+"):

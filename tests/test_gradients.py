@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from specs import Case, each_case, each_loss, to_torch, value_and_grad
+from harness import Case, to_torch, value_and_grad
+from specs import each_case, each_loss
 
 
 def _closure(spec, inputs, options):

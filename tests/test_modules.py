@@ -5,7 +5,6 @@ import inspect
 import io
 import math
 import pickle
-import shutil
 
 import numpy as np
 import pytest
@@ -14,20 +13,8 @@ from numpy.testing import assert_allclose
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from specs import (
-    BY_NAME,
-    Case,
-    each_case,
-    each_covering_case,
-    each_loss,
-    to_torch,
-    value_and_grad,
-)
-from tolerances import SAME
-
-
-def _views(spec, case=None, seed=60, dtype=torch.float64, grad=True):
-    return to_torch(spec.draw(case or Case(), seed), dtype, grad)
+from harness import Case, drawn, to_torch, value_and_grad
+from specs import BY_NAME, each_case, each_covering_case, each_loss
 
 
 @each_case()
@@ -42,7 +29,7 @@ def test_module_is_the_function(spec, case):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @each_loss
 def test_module_reduces(spec, reduction):
-    tensors = _views(spec, Case(lead=(2,)))
+    tensors = drawn(spec, Case(lead=(2,)))
     module = spec.build({"reduction": reduction})
     assert torch.equal(module(**tensors), spec(tensors, reduction=reduction))
 
@@ -115,7 +102,7 @@ def test_state_dict_round_trip():
     assert list(module.state_dict()) == ["log_temperature"]
     other = xl.InfoNCELoss(learn_temperature=True)
     other.load_state_dict(module.state_dict())
-    tensors = _views(BY_NAME["info_nce"])
+    tensors = drawn(BY_NAME["info_nce"])
     assert torch.equal(other(**tensors), module(**tensors))
 
     bandwidth = torch.nn.Parameter(torch.tensor(1.5))
@@ -123,7 +110,7 @@ def test_state_dict_round_trip():
     assert list(learned.state_dict()) == ["kernel.bandwidth"]
     fresh = xl.MMDLoss(kernel=xl.GaussianKernel(torch.nn.Parameter(torch.tensor(9.0))))
     fresh.load_state_dict(learned.state_dict())
-    tensors = _views(BY_NAME["mmd"])
+    tensors = drawn(BY_NAME["mmd"])
     assert torch.equal(fresh(**tensors), learned(**tensors))
 
 
@@ -139,7 +126,7 @@ def test_moves_between_dtypes(spec, case, dtype):
 
 @each_covering_case()
 def test_autocast_changes_nothing(spec, case):
-    tensors = _views(spec, case, dtype=torch.float32)
+    tensors = drawn(spec, case, dtype=torch.float32)
     value = spec(tensors, **case.options)
     grads = torch.autograd.grad(value, (tensors["z_a"], tensors["z_b"]))
     with torch.autocast("cpu", torch.bfloat16):
@@ -167,116 +154,9 @@ def test_autocast_around_a_network(spec):
     assert layer.weight.grad.abs().max() > 0
 
 
-def _compiled_matches(spec, case, backend, dtype=torch.float64, **compile_options):
-    torch._dynamo.reset()
-    inputs = spec.draw(case, 64)
-    expected, *references = value_and_grad(spec, inputs, dtype, **case.options)
-    tensors = to_torch(inputs, dtype)
-    module = spec.build(case.options)
-    compiled = torch.compile(module, fullgraph=True, backend=backend, **compile_options)
-    value = compiled(**tensors)
-    value.backward()
-    tolerance = {"rtol": 1e-10, "atol": 1e-11}
-    if dtype == torch.float32:
-        tolerance = {"rtol": 1e-4, "atol": 1e-5}
-    assert_allclose(value.detach(), expected, **tolerance)
-    for view, reference in zip(("z_a", "z_b"), references, strict=True):
-        assert_allclose(tensors[view].grad, reference, **tolerance)
-
-
-@each_covering_case()
-def test_compiles_to_one_graph(spec, case):
-    _compiled_matches(spec, case, "aot_eager")
-
-
-@each_loss
-def test_compiles_with_weights(spec):
-    _compiled_matches(spec, Case(weighted=True, lead=(2,)), "aot_eager")
-
-
-def test_compiles_with_exclusions():
-    case = Case({"negatives": "all"}, lead=(2,), weighted=True, exclude=True)
-    _compiled_matches(BY_NAME["info_nce"], case, "aot_eager")
-
-
-@each_loss
-def test_compiles_with_dynamic_shapes(spec):
-    torch._dynamo.reset()
-    compiled = torch.compile(
-        spec.build({}), fullgraph=True, backend="aot_eager", dynamic=True
-    )
-    for rows in (6, 9, 13):
-        tensors = _views(spec, Case(rows=(rows, rows)))
-        value = compiled(**tensors)
-        value.backward()
-        assert_allclose(value.detach(), spec(tensors).detach(), rtol=1e-10)
-
-
-def test_compiles_with_a_learned_temperature():
-    torch._dynamo.reset()
-    module = xl.InfoNCELoss(learn_temperature=True)
-    tensors = _views(BY_NAME["info_nce"])
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    compiled(**tensors).backward()
-    grad, module.log_temperature.grad = module.log_temperature.grad, None
-    module(**tensors).backward()
-    assert_allclose(grad, module.log_temperature.grad, rtol=1e-10)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    shutil.which("g++") is None and shutil.which("clang++") is None,
-    reason="inductor needs a C++ compiler",
-)
-@pytest.mark.filterwarnings("ignore")  # whatever the toolchain has to say
-@each_loss
-def test_compiles_with_inductor(spec):
-    _compiled_matches(spec, Case(rows=(16, 16), dims=(8, 8)), "inductor", torch.float32)
-
-
-@each_covering_case()
-def test_func_grad(spec, case):
-    tensors = _views(spec, case)
-    expected = torch.autograd.grad(
-        spec(tensors, **case.options), (tensors["z_a"], tensors["z_b"])
-    )
-
-    def f(z_a, z_b):
-        return spec({"z_a": z_a, "z_b": z_b}, **case.options)
-
-    views = (tensors["z_a"].detach(), tensors["z_b"].detach())
-    for grad, reference in zip(
-        torch.func.grad(f, argnums=(0, 1))(*views), expected, strict=True
-    ):
-        assert_allclose(grad, reference, **SAME)
-
-
-@each_covering_case()
-def test_func_vmap(spec, case):
-    """Mapping over a dimension is a leading dimension; so it is for gradients."""
-    tensors = to_torch(
-        spec.draw(Case(case.options, dims=case.dims, lead=(3,)), 65), grad=False
-    )
-    loop = [
-        value_and_grad(
-            spec, {k: v[i].numpy() for k, v in tensors.items()}, **case.options
-        )
-        for i in range(3)
-    ]
-
-    def f(z_a, z_b):
-        return spec({"z_a": z_a, "z_b": z_b}, **case.options)
-
-    values = torch.func.vmap(f)(tensors["z_a"], tensors["z_b"])
-    assert_allclose(values, torch.stack([item[0] for item in loop]), **SAME)
-    grads = torch.func.vmap(torch.func.grad(f, argnums=(0, 1)))(*tensors.values())
-    for k, grad in enumerate(grads):
-        assert_allclose(grad, torch.stack([item[k + 1] for item in loop]), **SAME)
-
-
 def test_learned_temperature_is_the_option():
     """Value as with temperature=τ; dL/dlog τ = τ dL/dτ by differences."""
-    tensors = _views(BY_NAME["info_nce"])
+    tensors = drawn(BY_NAME["info_nce"])
     module = xl.InfoNCELoss(temperature=0.2, learn_temperature=True).double()
     value = module(**tensors)
     assert_allclose(
@@ -296,7 +176,7 @@ def test_learned_temperature_is_clamped(start, bound):
     module = xl.InfoNCELoss(learn_temperature=True, temperature_range=(0.05, 0.5))
     with torch.no_grad():
         module.log_temperature.fill_(math.log(start))
-    tensors = _views(BY_NAME["info_nce"])
+    tensors = drawn(BY_NAME["info_nce"])
     expected = F.info_nce(**tensors, temperature=bound)
     assert_allclose(module(**tensors).detach(), expected.detach(), rtol=1e-5)
 
@@ -321,26 +201,8 @@ def test_learned_temperature_moves_back_in(aligned):
     assert tau < 0.5 if aligned else tau > 0.05
 
 
-def test_learned_temperature_maps():
-    """An ensemble of temperatures in one vmapped call, inside and outside the range."""
-    module = xl.InfoNCELoss(
-        learn_temperature=True, temperature_range=(0.05, 0.5)
-    ).double()
-    tensors = _views(BY_NAME["info_nce"], grad=False)
-    logs = torch.tensor([0.01, 0.1, 0.3, 2.0], dtype=torch.float64).log()
-
-    def loss(log_temperature):
-        state = {"log_temperature": log_temperature}
-        return torch.func.functional_call(module, state, (), tensors)
-
-    grads, values = torch.func.vmap(torch.func.grad_and_value(loss))(logs)
-    for log, grad, value in zip(logs, grads, values, strict=True):
-        one = torch.func.grad_and_value(loss)(log)
-        assert_allclose((grad, value), one, **SAME)
-
-
 def test_temperature_may_be_a_tensor():
-    tensors = _views(BY_NAME["info_nce"])
+    tensors = drawn(BY_NAME["info_nce"])
     tau = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     value = F.info_nce(**tensors, temperature=tau)
     assert torch.equal(value, F.info_nce(**tensors, temperature=0.1))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose
 
-from specs import SPECS, Case, each_loss, to_torch, value_and_grad
+from harness import Case, to_torch, value_and_grad
+from specs import SPECS, each_loss
 
 
 @st.composite

@@ -5,7 +5,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from specs import BY_NAME, SPECS, Case, each_loss, to_torch, value_and_grad
+from harness import Case, to_torch, value_and_grad
+from specs import BY_NAME, SPECS, each_loss
 from tolerances import STRESS, VALUE
 
 

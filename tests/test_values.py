@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import xmodal_losses.functional as F
+from harness import to_torch, value_and_grad
 from reference import kernels
-from specs import SPECS, each_case, each_loss, to_torch, value_and_grad
+from specs import SPECS, each_case, each_loss
 from tolerances import VALUE
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from specs import each_case, to_torch
+from harness import to_torch
+from specs import each_case
 from tolerances import SAME
 
 

@@ -6,7 +6,8 @@ import torch
 from numpy.testing import assert_allclose
 
 import xmodal_losses.functional as F
-from specs import BY_NAME, Case, to_torch, value_and_grad
+from harness import Case, to_torch, value_and_grad
+from specs import BY_NAME
 from tolerances import SAME, VALUE
 
 SPEC = BY_NAME["barlow_twins"]

@@ -10,7 +10,8 @@ import torch.nn.functional as nnf
 from numpy.testing import assert_allclose
 
 import xmodal_losses.functional as F
-from specs import BY_NAME, Case, to_torch
+from harness import Case, to_torch
+from specs import BY_NAME
 from tolerances import SAME
 
 SPEC = BY_NAME["info_nce"]
