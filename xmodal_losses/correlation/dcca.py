@@ -13,7 +13,7 @@ the loss is :math:`-\sum_{i \le K} \rho_i` (``"trace"``, the trace norm of the p
 Numerics: whitening by Cholesky factors, which has the same singular values, and the
 paper's gradient in closed form, which has no differences of singular values in it: it
 is finite where they repeat. All in float64, covariances included: in float32, with
-N < D and a small ridge, the value is fine and the gradient off by a factor of 20. The
+N < D and a small ridge, the value is fine and the error of the gradient exceeds it. The
 ridge is in units of variance: shrinking features shrinks the correlations. Cost:
 O(N D² + D³) time.
 
