@@ -11,19 +11,49 @@ def negligible(scale: Tensor) -> Tensor:
     return scale < 1024 * torch.finfo(scale.dtype).tiny
 
 
+class _Unit(torch.autograd.Function):
+    """Unit vectors and the inverse lengths they were made with."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        # A direction has no scale: the largest entry is divided out first, so that no
+        # square overflows or underflows.
+        scale = z.abs().amax(dim, keepdim=True)
+        zero = negligible(scale)
+        scale = scale.masked_fill(zero, 1.0)
+        u = z / scale
+        inverse = torch.linalg.vector_norm(u, 2, dim, keepdim=True).reciprocal()
+        inverse = inverse.masked_fill(zero, 0.0)
+        return u.mul_(inverse), inverse / scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, ctx.dim = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_u: Tensor | None, grad_inverse: Tensor | None) -> Any:
+        u, inverse = ctx.saved_tensors
+        grad = None
+        if grad_u is not None:
+            along = (grad_u * u).sum(ctx.dim, keepdim=True)
+            grad = torch.addcmul(grad_u, u, along, value=-1).mul_(inverse)
+        if grad_inverse is not None:  # in second derivatives only
+            radial = grad_inverse * inverse.square() * u
+            grad = -radial if grad is None else grad - radial
+        return grad, None
+
+
 def unit(z: Tensor, dim: int) -> Tensor:
     """Return z / ‖z‖ along ``dim``; a zero vector becomes zero and gets no gradient.
 
     The usual ``z / max(‖z‖, 1e-12)`` hands a zero vector a gradient of order 1e12.
     """
-    # A direction has no scale, so the largest entry may be divided out first, as a
-    # constant: then no square overflows or underflows.
-    scale = z.detach().abs().amax(dim, keepdim=True)
-    zero = negligible(scale)
-    z = z / scale.masked_fill(zero, 1.0)
-    # ≥ 1 by the division; the added 1 keeps the square root away from 0.
-    squares = (z * z).sum(dim, keepdim=True) + zero
-    return (z / squares.sqrt()).masked_fill(zero, 0.0)
+    u: Tensor = _Unit.apply(z, dim)[0]  # type: ignore[no-untyped-call]
+    return u
 
 
 def sqrt(x: Tensor) -> Tensor:

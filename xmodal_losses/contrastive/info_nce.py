@@ -106,21 +106,40 @@ def info_nce(
         tau = temperature.to(dtype) if isinstance(temperature, Tensor) else temperature
         a = a / tau
 
-        positive = (a * b).sum(-1)
-        of_a, of_b = pairs.log_sum_exp_of_negatives(
+        masks = pairs.Masks(exclude, valid=None if weight is None else weight != 0)
+        if reduction == "none":
+            loss = pairs.row_losses(
+                _row_loss,
+                a,
+                b,
+                negatives=negatives,
+                masks=masks,
+                both=symmetric,
+                chunk_size=chunk_size,
+            )
+            return reduce.rows(loss, weight, reduction)
+        share = reduce.shares(a, weight, reduction)
+        return pairs.sum_of_row_losses(
+            _row_loss,
             a,
             b,
+            share,
             negatives=negatives,
-            exclude=exclude,
-            valid=None if weight is None else weight != 0,
+            masks=masks,
+            both=symmetric,
             chunk_size=chunk_size,
         )
-        loss = _softplus(of_a - positive)
-        if symmetric:
-            loss = (loss + _softplus(of_b - positive)) / 2
-        return reduce.rows(
-            loss, None if weight is None else weight.to(dtype), reduction
-        )
+
+
+def _row_loss(found: pairs.Sides) -> tuple[Tensor, pairs.Slopes]:
+    """Return the loss of every row and its slopes."""
+    gap = found.rows - found.positive
+    loss, slope = _softplus(gap), gap.sigmoid()
+    if found.columns is None:
+        return loss, pairs.Slopes(-slope, slope)
+    gap = found.columns - found.positive
+    loss, rows, columns = (loss + _softplus(gap)) / 2, slope / 2, gap.sigmoid() / 2
+    return loss, pairs.Slopes(-rows - columns, rows, columns)
 
 
 def _softplus(x: Tensor) -> Tensor:
