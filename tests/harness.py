@@ -15,6 +15,9 @@ from tolerances import GRADIENT
 
 Arrays = dict[str, np.ndarray]
 
+#: What tells pairs of rows that are no negatives, besides the weights.
+MASKS = ("exclude", "ids", "positions")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -26,6 +29,8 @@ class Case:
     lead: tuple[int, ...] = ()
     weighted: bool = False
     exclude: bool = False
+    ids: bool = False
+    positions: bool = False
 
     def __str__(self) -> str:
         """Return a test id."""
@@ -36,7 +41,8 @@ class Case:
             parts.append(f"dims={self.dims[0]}x{self.dims[1]}")
         if self.lead:
             parts.append("lead=" + "x".join(map(str, self.lead)))
-        parts += [name for name in ("weighted", "exclude") if getattr(self, name)]
+        flags = ("weighted", *MASKS)
+        parts += [name for name in flags if getattr(self, name)]
         return ",".join(parts) or "default"
 
 
@@ -104,7 +110,7 @@ class LossSpec:
         return getattr(F, self.name)
 
     def draw(self, case: Case, seed: int = 0, noise: float = 0.7) -> Arrays:
-        """Return related views, and weights and exclusions where the case asks."""
+        """Return related views, and weights and masks where the case asks."""
         rng = np.random.default_rng(seed)
         (n, m), (d_a, d_b) = case.rows, case.dims
         z_a = rng.normal(size=(*case.lead, n, d_a))
@@ -122,6 +128,10 @@ class LossSpec:
             exclude = rng.random(size=(*case.lead, n, n)) < 0.3
             exclude[..., 0, :] = True  # a row without negatives in its group
             inputs["exclude"] = exclude
+        if case.ids:
+            inputs["ids"] = rng.integers(0, 3, size=(*case.lead, n))
+        if case.positions:
+            inputs["positions"] = rng.uniform(size=(*case.lead, n, 2))
         return inputs
 
     def expected(self, inputs: Arrays, **options: Any) -> np.ndarray:
@@ -173,7 +183,7 @@ def to_torch(
     for name, array in inputs.items():
         if name in ("z_a", "z_b"):
             tensors[name] = torch.tensor(array, dtype=dtype, requires_grad=grad)
-        elif array.dtype == bool:
+        elif array.dtype.kind in "bi":
             tensors[name] = torch.tensor(array)
         else:
             tensors[name] = torch.tensor(array, dtype=dtype)

@@ -5,7 +5,6 @@ plain formula in ``benchmarks/plain.py`` that the precision tests measure agains
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -42,6 +41,16 @@ def _info_nce_cases() -> Iterator[Case]:
         temperature = 0.2 if axes["normalize"] else 0.8
         axes |= {"temperature": temperature, "chunk_size": chunks[count % 4]}
         yield Case(axes, (4, 4), (3, 3), (3,), **extra)
+    told = _grid(
+        negatives=("group", "all", "cross"),
+        symmetric=(True, False),
+        masks=(("ids",), ("positions",), ("weighted", "exclude", "ids", "positions")),
+    )
+    for count, axes in enumerate(told):
+        flags = dict.fromkeys(axes.pop("masks"), True)
+        radius = {"exclude_radius": 0.3} if "positions" in flags else {}
+        axes |= {"temperature": 0.3, "chunk_size": chunks[count % 4], **radius}
+        yield Case(axes, (4, 4), (3, 3), (3,), **flags)
     yield Case()
     yield Case({"temperature": 0.07}, (5, 5), (3, 3), (2, 2), True)
     yield Case({"negatives": "all", "chunk_size": 4}, (3, 3), (2, 2), (2, 2), True)
@@ -250,13 +259,13 @@ def each_case(
 ) -> pytest.MarkDecorator:
     """Parametrize a test by (spec, case); ``bare`` keeps one case per set of options.
 
-    A bare case has no leading dimensions, weights or exclusions.
+    A bare case has no leading dimensions, weights or masks.
     """
     rows, seen = [], set()
     for spec in SPECS:
         for case in spec.cases:
             if bare:
-                case = replace(case, lead=(), weighted=False, exclude=False)
+                case = _bare(case)
             key = f"{spec.name}-{case}"
             if key not in seen and keep(spec, case):
                 seen.add(key)
@@ -264,11 +273,17 @@ def each_case(
     return pytest.mark.parametrize(("spec", "case"), rows)
 
 
+def _bare(case: Case) -> Case:
+    options = dict(case.options)
+    options.pop("exclude_radius", None)  # which goes with positions
+    return Case(options, case.rows, case.dims)
+
+
 def covering(spec: LossSpec) -> list[Case]:
     """Return few bare cases in which every value of every option occurs."""
     seen: set[tuple[str, str]] = set()
     chosen = []
-    for case in spec.cases:
+    for case in map(_bare, spec.cases):
         pairs = {(name, label(value)) for name, value in case.options.items()}
         if not pairs or pairs - seen:
             seen |= pairs

@@ -1,6 +1,10 @@
 """The losses as functions of tensors. Every one is a quantity to minimise."""
 
-from xmodal_losses.contrastive.info_nce import info_nce
+from xmodal_losses.contrastive.info_nce import (
+    InfoNCETerms,
+    info_nce,
+    info_nce_terms,
+)
 from xmodal_losses.correlation.dcca import dcca
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
 from xmodal_losses.distribution.mmd import mmd
@@ -14,6 +18,7 @@ from xmodal_losses.redundancy.vicreg import VICRegTerms, vicreg, vicreg_terms
 __all__ = [
     "BarlowTwinsTerms",
     "CORALTerms",
+    "InfoNCETerms",
     "VICRegTerms",
     "barlow_twins",
     "barlow_twins_terms",
@@ -21,6 +26,7 @@ __all__ = [
     "coral_terms",
     "dcca",
     "info_nce",
+    "info_nce_terms",
     "mmd",
     "vicreg",
     "vicreg_terms",

@@ -260,31 +260,141 @@ def test_rows_without_negatives(dtype, chunk_size):
     assert all((grad == 0).all() for grad in grads)
 
 
+# Masks told by vectors ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("negatives", ["group", "all", "cross"])
+def test_vectors_tell_what_a_matrix_does(negatives):
+    """Positions within a group, and ids across groups, as one matrix of all rows."""
+    z_a, z_b = _pair(rows=6, lead=(3,))
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, (3, 6), generator=generator)
+    positions = torch.rand(3, 6, 2, generator=generator)
+    told = {"ids": ids, "positions": positions, "exclude_radius": 0.4}
+
+    group, row = torch.arange(18) // 6, torch.arange(18) % 6
+    same_group = group[:, None] == group
+    flat = positions.reshape(18, 2).double()
+    exclude = same_group & (torch.cdist(flat, flat) <= 0.4)
+    exclude |= ids.reshape(-1, 1) == ids.reshape(-1)
+    if negatives == "group":
+        exclude |= ~same_group
+    if negatives == "cross":
+        exclude |= ~same_group & (row[:, None] != row)
+
+    def matrix(a, b):
+        return F.info_nce(a.flatten(0, 1), b.flatten(0, 1), exclude=exclude)
+
+    _assert_same(
+        _with_grad(
+            lambda a, b: F.info_nce(a, b, negatives=negatives, **told), z_a, z_b
+        ),
+        _with_grad(matrix, z_a, z_b),
+    )
+
+
+def test_positions_may_be_integers():
+    """A radius of 0 leaves out what is at the same place; differences do not wrap."""
+    z_a, z_b = _pair(rows=4)
+    positions = torch.tensor([[0, 0], [250, 3], [0, 0], [3, 250]], dtype=torch.uint8)
+    exclude = torch.zeros(4, 4, dtype=torch.bool)
+    exclude[0, 2] = exclude[2, 0] = True
+    value = F.info_nce(z_a, z_b, positions=positions, exclude_radius=0.0)
+    assert_allclose(value.detach(), F.info_nce(z_a, z_b, exclude=exclude).detach())
+
+
+# Terms --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("negatives", ["group", "all", "cross"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_terms(negatives, weighted, chunk_size):
+    """Directions are the one-directional losses; ranks are those of the logits."""
+    inputs = SPEC.draw(Case(rows=(5, 5), lead=(3,), weighted=weighted, ids=True), 3)
+    tensors = to_torch(inputs, grad=False)
+    tensors["ids"] += 3 * torch.arange(3)[:, None]  # ids of each group are its own
+    options = {"negatives": negatives, "chunk_size": chunk_size}
+    terms = F.info_nce_terms(**tensors, **options)
+    weight = tensors.get("weight", torch.ones(3, 5, dtype=torch.float64))
+    swapped = {**tensors, "z_a": tensors["z_b"], "z_b": tensors["z_a"]}
+    views = (tensors, swapped)
+    logs = (terms.log_sum_exp_a, terms.log_sum_exp_b)
+    for loss, accuracy, log, view in zip(
+        terms[:2], terms[2:4], logs, views, strict=True
+    ):
+        one_way = F.info_nce(**view, symmetric=False, **options)
+        assert_allclose(loss, one_way, **SAME)
+        z_a, z_b = (
+            nnf.normalize(view[k], dim=-1).flatten(0, 1) for k in ("z_a", "z_b")
+        )
+        logits = z_a @ z_b.mT / 0.07
+        assert_allclose(
+            terms.positive.flatten()[weight.flatten() > 0],
+            logits.diagonal()[weight.flatten() > 0],
+            **SAME,
+        )
+        keep = _negatives_of(negatives, tensors["ids"].flatten(), weight.flatten())
+        scores = logits.masked_fill(~keep, -torch.inf)
+        assert_allclose(log.flatten(), scores.logsumexp(-1), **SAME)
+        hit = (logits.diagonal() > scores.amax(-1)).double()
+        assert_allclose(accuracy, (weight.flatten() * hit).sum() / weight.sum(), **SAME)
+
+
+def _negatives_of(negatives, ids, weight, groups=3, rows=5):
+    group, row = torch.arange(15) // rows, torch.arange(15) % rows
+    same = group[:, None] == group
+    keep = {
+        "group": same,
+        "all": torch.ones_like(same),
+        "cross": same | (row[:, None] == row),
+    }[negatives]
+    keep = keep & (ids[:, None] != ids) & ~torch.eye(15, dtype=torch.bool)
+    return keep & (weight[:, None] > 0) & (weight > 0)
+
+
+def test_collapsed_embeddings_find_nothing():
+    z = torch.ones(6, 4)
+    terms = F.info_nce_terms(z, z)
+    assert terms.accuracy_a_to_b == terms.accuracy_b_to_a == 0
+    terms = F.info_nce_terms(torch.eye(6), torch.eye(6))
+    assert terms.accuracy_a_to_b == terms.accuracy_b_to_a == 1
+
+
 # Chunks --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 7, 64])
+@pytest.mark.parametrize("temperature", [0.1, 0.01])  # with and without shared exps
+@pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize(
-    ("negatives", "symmetric", "exclude", "weighted"),
+    ("negatives", "symmetric", "masked", "weighted"),
     list(product(("group", "all", "cross"), *[(True, False)] * 3)),
 )
-def test_chunks_equal_dense(negatives, symmetric, exclude, weighted, chunk_size, dtype):
-    case = Case(rows=(7, 7), lead=(3,), weighted=weighted, exclude=exclude)
+def test_chunks_equal_dense(
+    negatives, symmetric, masked, weighted, reduction, temperature, chunk_size, dtype
+):
+    """Tiles, strips of rows and whole problems: one value and one gradient."""
+    masks = dict.fromkeys(("exclude", "ids", "positions"), masked)
+    case = Case(rows=(7, 7), lead=(3,), weighted=weighted, **masks)
+    inputs = SPEC.draw(case, seed=5)
     options = {
         "negatives": negatives,
         "symmetric": symmetric,
-        "temperature": 0.1,
-        "reduction": "none",
+        "temperature": temperature,
+        "exclude_radius": 0.2 if masked else None,
     }
-    results = []
     upstream = torch.rand(3, 7, dtype=torch.float64).to(dtype)
+    results = []
     for chunk in (None, chunk_size):
-        tensors = to_torch(SPEC.draw(case, seed=5), dtype)
-        values = SPEC(tensors, chunk_size=chunk, **options)
-        (values * upstream).sum().backward()
+        tensors = to_torch(inputs, dtype)
+        values = SPEC(tensors, chunk_size=chunk, reduction=reduction, **options)
+        (values * (upstream if reduction == "none" else 3.0)).sum().backward()
         results.append((values.detach(), tensors["z_a"].grad, tensors["z_b"].grad))
-    tolerance = SAME if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-5}
+    tolerance = {"rtol": 1e-12, "atol": 1e-12 / temperature}
+    if dtype == torch.float32:
+        tolerance = {"rtol": 2e-5, "atol": 2e-6 / temperature}
     _assert_same(*results, **tolerance)
 
 

@@ -19,13 +19,21 @@ def _unit(z: np.ndarray) -> np.ndarray:
     return z / np.where(norm == 0, 1, norm)
 
 
-def _is_negative(g, i, h, j, negatives, exclude, weight):
+def _is_negative(g, i, h, j, negatives, exclude, near, ids, weight):
     """Whether b row (h, j) is a negative of the a row (g, i), and the other way."""
     if (g, i) == (h, j) or weight[g, i] == 0 or weight[h, j] == 0:
         return False
+    if ids is not None and ids[g, i] == ids[h, j]:
+        return False
     if g == h:
-        return exclude is None or not exclude[g, i, j]
+        return not (exclude is not None and exclude[g, i, j]) and not near[g, i, j]
     return negatives == "all" or (negatives == "cross" and i == j)
+
+
+def _near(positions, radius):
+    """Whether two rows of a group are within the radius, (G, N, N)."""
+    gap = positions[:, :, None] - positions[:, None, :]
+    return np.sqrt((gap * gap).sum(-1)) <= radius
 
 
 def info_nce(
@@ -37,6 +45,9 @@ def info_nce(
     normalize=True,
     negatives="group",
     exclude=None,
+    ids=None,
+    positions=None,
+    exclude_radius=None,
     weight=None,
     reduction="mean",
     chunk_size=None,
@@ -49,13 +60,18 @@ def info_nce(
     w = np.ones((groups, rows)) if weight is None else weight.reshape(groups, rows)
     if exclude is not None:
         exclude = exclude.reshape(groups, rows, rows)
+    if ids is not None:
+        ids = ids.reshape(groups, rows)
+    near = np.zeros((groups, rows, rows), dtype=bool)
+    if positions is not None:
+        near = _near(positions.reshape(groups, rows, -1), exclude_radius)
     if normalize:
         a, b = _unit(a), _unit(b)
 
     logits = np.einsum("gid,hjd->gihj", a, b) / temperature
     allowed = np.zeros(logits.shape, dtype=bool)
     for g, i, h, j in np.ndindex(allowed.shape):
-        allowed[g, i, h, j] = _is_negative(g, i, h, j, negatives, exclude, w)
+        allowed[g, i, h, j] = _is_negative(g, i, h, j, negatives, exclude, near, ids, w)
 
     values = np.zeros((groups, rows), dtype=logits.dtype)
     for g, i in np.ndindex(groups, rows):

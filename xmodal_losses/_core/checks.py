@@ -101,6 +101,38 @@ def pair_mask(caller: str, name: str, mask: Tensor | None, z: Tensor) -> None:
         )
 
 
+def row_ids(caller: str, name: str, ids: Tensor | None, z: Tensor) -> None:
+    """Require one integer per row of ``z``."""
+    if ids is None:
+        return
+    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
+        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"{caller}: {name} must be a tensor of integers, got {got}.")
+    if ids.shape != z.shape[:-1]:
+        raise ValueError(
+            f"{caller}: {name} must be of shape {tuple(z.shape[:-1])}, one id per row, "
+            f"got {tuple(ids.shape)}."
+        )
+
+
+def row_positions(caller: str, name: str, positions: Tensor | None, z: Tensor) -> None:
+    """Require the coordinates of every row of ``z``."""
+    if positions is None:
+        return
+    if not isinstance(positions, Tensor) or positions.is_complex():
+        got = (
+            positions.dtype
+            if isinstance(positions, Tensor)
+            else type(positions).__name__
+        )
+        raise TypeError(f"{caller}: {name} must be a real tensor, got {got}.")
+    if positions.shape[:-1] != z.shape[:-1] or positions.shape[-1] < 1:
+        raise ValueError(
+            f"{caller}: {name} must be of shape {tuple(z.shape[:-1])} + (P,), the "
+            f"coordinates of every row, got {tuple(positions.shape)}."
+        )
+
+
 def option(caller: str, name: str, value: object, allowed: Sequence[object]) -> None:
     """Require one of a few values."""
     if value not in allowed:

@@ -12,47 +12,50 @@ def negligible(scale: Tensor) -> Tensor:
 
 
 class _Unit(torch.autograd.Function):
-    """Unit vectors and the inverse lengths they were made with."""
+    """Vectors of one length, and the factors they were made with."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    def forward(z: Tensor, dim: int, length: float) -> tuple[Tensor, Tensor]:
         # A direction has no scale: the largest entry is divided out first, so that no
         # square overflows or underflows.
         scale = z.abs().amax(dim, keepdim=True)
         zero = negligible(scale)
         scale = scale.masked_fill(zero, 1.0)
         u = z / scale
-        inverse = torch.linalg.vector_norm(u, 2, dim, keepdim=True).reciprocal()
-        inverse = inverse.masked_fill(zero, 0.0)
-        return u.mul_(inverse), inverse / scale
+        factor = length / torch.linalg.vector_norm(u, 2, dim, keepdim=True)
+        factor = factor.masked_fill(zero, 0.0)
+        return u.mul_(factor), factor / scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, ctx.dim = inputs
+        _, ctx.dim, ctx.length = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, grad_u: Tensor | None, grad_inverse: Tensor | None) -> Any:
-        u, inverse = ctx.saved_tensors
+    def backward(ctx: Any, grad_u: Tensor | None, grad_factor: Tensor | None) -> Any:
+        # With u = f z and f = length/‖z‖: du = f (dz − u ⟨u, dz⟩/length²), and
+        # df = −f² ⟨u, dz⟩/length².
+        u, factor = ctx.saved_tensors
         grad = None
         if grad_u is not None:
-            along = (grad_u * u).sum(ctx.dim, keepdim=True)
-            grad = torch.addcmul(grad_u, u, along, value=-1).mul_(inverse)
-        if grad_inverse is not None:  # in second derivatives only
-            radial = grad_inverse * inverse.square() * u
+            along = (grad_u * u).sum(ctx.dim, keepdim=True) * ctx.length**-2
+            grad = (grad_u - u * along).mul_(factor)
+        if grad_factor is not None:  # in second derivatives only
+            radial = (grad_factor * factor.square() * ctx.length**-2) * u
             grad = -radial if grad is None else grad - radial
-        return grad, None
+        return grad, None, None
 
 
-def unit(z: Tensor, dim: int) -> Tensor:
+def unit(z: Tensor, dim: int, length: float = 1.0) -> Tensor:
     """Return z / ‖z‖ along ``dim``; a zero vector becomes zero and gets no gradient.
 
     The usual ``z / max(‖z‖, 1e-12)`` hands a zero vector a gradient of order 1e12.
+    Another length than 1 costs nothing.
     """
-    u: Tensor = _Unit.apply(z, dim)[0]  # type: ignore[no-untyped-call]
+    u: Tensor = _Unit.apply(z, dim, length)[0]  # type: ignore[no-untyped-call]
     return u
 
 

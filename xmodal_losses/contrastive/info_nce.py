@@ -24,6 +24,7 @@ References: Eq. 4 of :cite:t:`oord2018representation`; the symmetric form is Eq.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,93 @@ from xmodal_losses._core import checks, moments, pairs, precision, reduce
 from xmodal_losses._core.linalg import unit, within
 from xmodal_losses._core.modules import describe
 
-__all__ = ["InfoNCELoss", "info_nce"]
+__all__ = ["InfoNCELoss", "InfoNCETerms", "info_nce", "info_nce_terms"]
+
+
+class InfoNCETerms(NamedTuple):
+    """Both directions of :func:`~xmodal_losses.functional.info_nce`, and more."""
+
+    a_to_b: Tensor
+    b_to_a: Tensor
+    accuracy_a_to_b: Tensor
+    accuracy_b_to_a: Tensor
+    positive: Tensor
+    log_sum_exp_a: Tensor
+    log_sum_exp_b: Tensor
+
+
+def info_nce_terms(
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    normalize: bool = True,
+    negatives: pairs.Negatives = "group",
+    exclude: Tensor | None = None,
+    ids: Tensor | None = None,
+    positions: Tensor | None = None,
+    exclude_radius: float | None = None,
+    weight: Tensor | None = None,
+    reduction: reduce.Reduction = "mean",
+    chunk_size: int | None = None,
+) -> InfoNCETerms:
+    """Return the two directions of InfoNCE, and what is known beside them for free.
+
+    Args:
+        z_a: As in :func:`~xmodal_losses.functional.info_nce`.
+        z_b: As in :func:`~xmodal_losses.functional.info_nce`.
+        temperature: As in :func:`~xmodal_losses.functional.info_nce`.
+        normalize: As in :func:`~xmodal_losses.functional.info_nce`.
+        negatives: As in :func:`~xmodal_losses.functional.info_nce`.
+        exclude: As in :func:`~xmodal_losses.functional.info_nce`.
+        ids: As in :func:`~xmodal_losses.functional.info_nce`.
+        positions: As in :func:`~xmodal_losses.functional.info_nce`.
+        exclude_radius: As in :func:`~xmodal_losses.functional.info_nce`.
+        weight: As in :func:`~xmodal_losses.functional.info_nce`.
+        reduction: As in :func:`~xmodal_losses.functional.info_nce`; for the losses and
+            the accuracies.
+        chunk_size: As in :func:`~xmodal_losses.functional.info_nce`.
+
+    Returns:
+        ``a_to_b`` and ``b_to_a``, the losses; ``accuracy_a_to_b`` and
+        ``accuracy_b_to_a``, without gradient, 1 for a row whose positive beats each of
+        its negatives (a tie is a miss: collapsed embeddings score 0); and of every row,
+        ``(…, N)``, the logit of the ``positive`` and the log-sum-exps of the negatives
+        of a_i and of b_i, ``log_sum_exp_a`` and ``log_sum_exp_b``.
+    """
+    found = _contrast(
+        "info_nce_terms",
+        z_a,
+        z_b,
+        temperature,
+        True,
+        normalize,
+        negatives,
+        exclude,
+        ids,
+        positions,
+        exclude_radius,
+        weight,
+        reduction,
+        chunk_size,
+    ).sides(peaks=True)
+    assert found.columns is not None
+    assert found.row_peaks is not None
+    assert found.column_peaks is not None
+    dtype = found.rows.dtype
+
+    def reduced(value: Tensor) -> Tensor:
+        return reduce.rows(value.to(dtype), weight, reduction)
+
+    return InfoNCETerms(
+        reduced(_softplus(found.rows - found.positive)),
+        reduced(_softplus(found.columns - found.positive)),
+        reduced(found.positive > found.row_peaks),
+        reduced(found.positive > found.column_peaks),
+        found.positive,
+        found.rows,
+        found.columns,
+    )
 
 
 def info_nce(
@@ -45,6 +132,9 @@ def info_nce(
     normalize: bool = True,
     negatives: pairs.Negatives = "group",
     exclude: Tensor | None = None,
+    ids: Tensor | None = None,
+    positions: Tensor | None = None,
+    exclude_radius: float | None = None,
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
     chunk_size: int | None = None,
@@ -67,12 +157,20 @@ def info_nce(
         exclude: Boolean ``(…, N, N)``: True where (a_i, b_j) of one group is not a
             negative, for either of the two. The diagonal does not matter: a positive
             stays.
+        ids: Integers ``(…, N)``: rows with the same id, of any group, are no negatives
+            of each other.
+        positions: Coordinates ``(…, N, P)``, say of patches in their image: rows of one
+            group that are not further apart than ``exclude_radius`` are no negatives of
+            each other.
+        exclude_radius: A Euclidean distance ≥ 0 in the units of ``positions``, which
+            go with it.
         weight: Weights ≥ 0 of the rows, ``(…, N)``. A row of weight 0 is as if it were
             not there; it is no negative either.
         reduction: ``"mean"`` (Σwℓ/Σw over rows and groups), ``"sum"`` (Σwℓ) or
             ``"none"`` (wℓ, shape ``(…, N)``).
-        chunk_size: Rows of the N×N logits held in memory at a time; the result is the
-            same. None holds all.
+        chunk_size: Edge of the largest tile of the N×N logits to hold at a time; the
+            result is the same. None chooses by size and device. Masks told by ``ids``
+            and ``positions`` are made for a tile at a time; ``exclude`` is N×N.
 
     Returns:
         Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. A row without negatives
@@ -90,45 +188,88 @@ def info_nce(
         >>> F.info_nce(torch.eye(4), torch.eye(4).flip(0), temperature=0.5)
         tensor(2.3408)
     """
-    _check_options(
-        "info_nce", temperature, symmetric, normalize, negatives, reduction, chunk_size
+    contrast = _contrast(
+        "info_nce",
+        z_a,
+        z_b,
+        temperature,
+        symmetric,
+        normalize,
+        negatives,
+        exclude,
+        ids,
+        positions,
+        exclude_radius,
+        weight,
+        reduction,
+        chunk_size,
     )
-    checks.embeddings("info_nce", z_a, z_b, paired=True)
-    checks.pair_mask("info_nce", "exclude", exclude, z_a)
-    checks.row_weight("info_nce", "weight", weight, z_a)
+    return contrast.reduced(_row_loss, weight, reduction)
+
+
+def _contrast(
+    caller: str,
+    z_a: Tensor,
+    z_b: Tensor,
+    temperature: float | Tensor,
+    symmetric: bool,
+    normalize: bool,
+    negatives: pairs.Negatives,
+    exclude: Tensor | None,
+    ids: Tensor | None,
+    positions: Tensor | None,
+    exclude_radius: float | None,
+    weight: Tensor | None,
+    reduction: reduce.Reduction,
+    chunk_size: int | None,
+) -> pairs.Contrast:
+    """Check, and scale the rows so that their inner products are the logits."""
+    _check_options(
+        caller,
+        temperature,
+        symmetric,
+        normalize,
+        negatives,
+        exclude_radius,
+        reduction,
+        chunk_size,
+    )
+    checks.embeddings(caller, z_a, z_b, paired=True)
+    checks.pair_mask(caller, "exclude", exclude, z_a)
+    checks.row_ids(caller, "ids", ids, z_a)
+    checks.row_positions(caller, "positions", positions, z_a)
+    if (positions is None) != (exclude_radius is None):
+        raise ValueError(
+            f"{caller}: exclude_radius must be given with positions and only then, got "
+            f"exclude_radius={exclude_radius!r} "
+            f"{'without' if positions is None else 'with'} positions."
+        )
+    checks.row_weight(caller, "weight", weight, z_a)
 
     dtype = precision.compute_dtype(z_a, z_b)
-    with precision.no_autocast(z_a):
-        a = moments.drop(z_a.to(dtype), weight)
-        b = moments.drop(z_b.to(dtype), weight)
-        if normalize:
-            a, b = unit(a, -1), unit(b, -1)
-        tau = temperature.to(dtype) if isinstance(temperature, Tensor) else temperature
-        a = a / tau
-
-        masks = pairs.Masks(exclude, valid=None if weight is None else weight != 0)
-        if reduction == "none":
-            loss = pairs.row_losses(
-                _row_loss,
-                a,
-                b,
-                negatives=negatives,
-                masks=masks,
-                both=symmetric,
-                chunk_size=chunk_size,
-            )
-            return reduce.rows(loss, weight, reduction)
-        share = reduce.shares(a, weight, reduction)
-        return pairs.sum_of_row_losses(
-            _row_loss,
-            a,
-            b,
-            share,
-            negatives=negatives,
-            masks=masks,
-            both=symmetric,
-            chunk_size=chunk_size,
-        )
+    a, b = moments.drop(z_a.to(dtype), weight), moments.drop(z_b.to(dtype), weight)
+    if isinstance(temperature, Tensor):
+        tau, length = temperature.to(dtype), 1.0
+    else:
+        tau, length = None, 1 / temperature
+    if normalize:
+        a, b = unit(a, -1, length), unit(b, -1)
+    else:
+        a = a * length
+    return pairs.Contrast(
+        a if tau is None else a / tau,
+        b,
+        symmetric,
+        negatives,
+        exclude,
+        ids,
+        None if positions is None else positions.to(dtype),
+        exclude_radius or 0.0,
+        None if weight is None else weight != 0,
+        # Of unit rows; a learned temperature is not known here.
+        length if normalize and tau is None else math.inf,
+        chunk_size,
+    )
 
 
 def _row_loss(found: pairs.Sides) -> tuple[Tensor, pairs.Slopes]:
@@ -154,6 +295,7 @@ def _check_options(
     symmetric: object,
     normalize: object,
     negatives: object,
+    exclude_radius: object,
     reduction: object,
     chunk_size: object,
 ) -> None:
@@ -161,6 +303,8 @@ def _check_options(
     checks.flag(caller, "symmetric", symmetric)
     checks.flag(caller, "normalize", normalize)
     checks.option(caller, "negatives", negatives, pairs.NEGATIVES)
+    if exclude_radius is not None:
+        checks.number(caller, "exclude_radius", exclude_radius, at_least=0.0)
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
     if chunk_size is not None:
         checks.count(caller, "chunk_size", chunk_size)
@@ -178,14 +322,15 @@ class InfoNCELoss(nn.Module):
         symmetric: As in the function.
         normalize: As in the function.
         negatives: As in the function.
+        exclude_radius: As in the function; ``positions`` are given to ``forward``.
         reduction: As in the function.
         chunk_size: As in the function.
 
     State: ``log_temperature``, a parameter of shape ``()``, if it is learned.
 
     Shape:
-        - ``z_a``, ``z_b``: ``(…, N, D)``; ``exclude``: ``(…, N, N)``; ``weight``:
-          ``(…, N)``.
+        - ``z_a``, ``z_b``: ``(…, N, D)``; ``exclude``: ``(…, N, N)``; ``ids`` and
+          ``weight``: ``(…, N)``; ``positions``: ``(…, N, P)``.
         - Output: scalar, or ``(…, N)`` for ``reduction="none"``.
 
     Examples:
@@ -204,6 +349,7 @@ class InfoNCELoss(nn.Module):
         symmetric: bool = True,
         normalize: bool = True,
         negatives: pairs.Negatives = "group",
+        exclude_radius: float | None = None,
         reduction: reduce.Reduction = "mean",
         chunk_size: int | None = None,
     ) -> None:
@@ -211,7 +357,14 @@ class InfoNCELoss(nn.Module):
         caller = "InfoNCELoss"
         checks.number(caller, "temperature", temperature, above=0.0)
         _check_options(
-            caller, temperature, symmetric, normalize, negatives, reduction, chunk_size
+            caller,
+            temperature,
+            symmetric,
+            normalize,
+            negatives,
+            exclude_radius,
+            reduction,
+            chunk_size,
         )
         checks.flag(caller, "learn_temperature", learn_temperature)
         if not isinstance(temperature_range, Sequence) or len(temperature_range) != 2:
@@ -232,6 +385,7 @@ class InfoNCELoss(nn.Module):
         self.symmetric = symmetric
         self.normalize = normalize
         self.negatives: pairs.Negatives = negatives
+        self.exclude_radius = exclude_radius
         self.reduction: reduce.Reduction = reduction
         self.chunk_size = chunk_size
         if learn_temperature:
@@ -253,6 +407,8 @@ class InfoNCELoss(nn.Module):
         z_b: Tensor,
         *,
         exclude: Tensor | None = None,
+        ids: Tensor | None = None,
+        positions: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of the paired batches."""
@@ -264,6 +420,9 @@ class InfoNCELoss(nn.Module):
             normalize=self.normalize,
             negatives=self.negatives,
             exclude=exclude,
+            ids=ids,
+            positions=positions,
+            exclude_radius=self.exclude_radius,
             weight=weight,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
@@ -278,5 +437,11 @@ class InfoNCELoss(nn.Module):
         if self.learn_temperature:
             shown += f", temperature_range={self.temperature_range}"
         return f"{shown}, " + describe(
-            self, "symmetric", "normalize", "negatives", "reduction", "chunk_size"
+            self,
+            "symmetric",
+            "normalize",
+            "negatives",
+            "exclude_radius",
+            "reduction",
+            "chunk_size",
         )

@@ -4,28 +4,18 @@ Contrastive losses ask for the log-sum-exp of each row's negatives, kernel losse
 the mean of a kernel over the pairs. How the N×M matrix is walked is decided here.
 """
 
-from xmodal_losses._core.pairs.contrast import (
-    NEGATIVES,
-    Masks,
-    Negatives,
-    row_losses,
-    row_sides,
-    sum_of_row_losses,
-)
+from xmodal_losses._core.pairs.contrast import NEGATIVES, Contrast, Negatives
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs, Pool, kernel_mean
 from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes
 
 __all__ = [
     "NEGATIVES",
+    "Contrast",
     "Kernel",
-    "Masks",
     "Negatives",
     "Pairs",
     "Pool",
     "Sides",
     "Slopes",
     "kernel_mean",
-    "row_losses",
-    "row_sides",
-    "sum_of_row_losses",
 ]

@@ -1,149 +1,120 @@
-"""Losses of rows against their negatives: which negatives, and how they are walked."""
+"""Paired rows against their negatives: which those are, and how they are walked."""
 
+import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from xmodal_losses._core import precision, reduce
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.log_sum_exp import Sides, sides
+from xmodal_losses._core.pairs.log_sum_exp import BOUND, Plan, Sides, sides
 from xmodal_losses._core.pairs.one_pass import RowLoss, weighted_sum
-from xmodal_losses._core.pairs.tiles import Tiling, square, strips
+from xmodal_losses._core.pairs.tiles import square, strips
 
 Negatives: TypeAlias = Literal["group", "all", "cross"]
 NEGATIVES = ("group", "all", "cross")
 
 
-class Masks(NamedTuple):
-    """What rows of paired batches ``(…, N, D)`` are no negatives of each other."""
-
-    exclude: Tensor | None = None  # (…, N, N) bool
-    ids: Tensor | None = None  # (…, N): rows with one id
-    positions: Tensor | None = None  # (…, N, P): rows of a group within `radius`
-    radius: float = 0.0
-    valid: Tensor | None = None  # (…, N): False where a row takes no part
-
-
-def row_losses(
-    row_loss: RowLoss,
-    x: Tensor,
-    y: Tensor,
-    *,
-    negatives: Negatives,
-    masks: Masks,
-    both: bool,
-    chunk_size: int | None,
-) -> Tensor:
-    """Return the loss of every row, ``(…, N)``."""
-    found = row_sides(
-        x, y, negatives=negatives, masks=masks, both=both, chunk_size=chunk_size
-    )
-    return row_loss(found)[0]
-
-
-def sum_of_row_losses(
-    row_loss: RowLoss,
-    x: Tensor,
-    y: Tensor,
-    share: Tensor,
-    *,
-    negatives: Negatives,
-    masks: Masks,
-    both: bool,
-    chunk_size: int | None,
-) -> Tensor:
-    """Return Σ share · loss over all rows, the gradient at once where that is leaner."""
-    if negatives != "cross":
-        x3, y3, left_out = _problems(x, y, masks, joined=negatives == "all")
-        tiling = strips(x3.shape[1], y3.shape[1], both, chunk_size, x3)
-        if tiling is not None:
-            share = share.reshape(x3.shape[:2])
-            return weighted_sum(row_loss, x3, y3, share, left_out, tiling, both)
-    losses = row_losses(
-        row_loss,
-        x,
-        y,
-        negatives=negatives,
-        masks=masks,
-        both=both,
-        chunk_size=chunk_size,
-    )
-    return (share * losses).sum()
-
-
-def row_sides(
-    x: Tensor,
-    y: Tensor,
-    *,
-    negatives: Negatives,
-    masks: Masks,
-    both: bool,
-    chunk_size: int | None,
-) -> Sides:
-    """Return the positives, and the log-sum-exps over the negatives, ``(…, N)`` each.
+class Contrast(NamedTuple):
+    """Two paired batches ``(…, N, D)``, and which of their pairs are negatives.
 
     The logits are plain inner products: the caller has scaled the rows.
     """
-    x3, y3, left_out = _problems(x, y, masks, joined=negatives == "all")
-    tiling = square(x3.shape[1], y3.shape[1], chunk_size, x3)
-    found = sides(x3, y3, left_out, tiling, both)
-    if negatives == "cross":
-        # The same row of the other groups: N problems of one row per group.
-        x3, y3, left_out = _transposed(x3, y3, masks)
-        tiling = square(x3.shape[1], y3.shape[1], chunk_size, x3)
-        across = sides(x3, y3, left_out, tiling, both)
-        found = _joined(found, across)
-    shape = x.shape[:-1]
-    return Sides(*(None if part is None else part.reshape(shape) for part in found))
 
+    x: Tensor
+    y: Tensor
+    both: bool  # also from y to x
+    negatives: Negatives = "group"
+    exclude: Tensor | None = None  # (…, N, N) bool: no negatives
+    ids: Tensor | None = None  # (…, N): nor are rows with one id
+    positions: Tensor | None = None  # (…, N, P): nor rows of a group within `radius`
+    radius: float = 0.0
+    valid: Tensor | None = None  # (…, N): False where a row takes no part
+    bound: float = math.inf  # no logit is larger in size
+    chunk_size: int | None = None
 
-def _problems(
-    x: Tensor, y: Tensor, masks: Masks, joined: bool
-) -> tuple[Tensor, Tensor, LeftOut]:
-    """Flatten to G problems; ``joined``: to one, of the rows of all groups."""
-    n, d = x.shape[-2:]
+    def reduced(
+        self, row_loss: RowLoss, weight: Tensor | None, reduction: reduce.Reduction
+    ) -> Tensor:
+        """Return the row losses, or their (weighted) mean or sum."""
+        with precision.no_autocast(self.x):
+            if reduction != "none" and self.negatives != "cross":
+                x, y, left_out = self._problems()
+                n, m = x.shape[1], y.shape[1]
+                tiling = strips(n, m, self.both, self.chunk_size, x)
+                if tiling is not None:
+                    share = reduce.shares(self.x, weight, reduction)
+                    share = share.reshape(x.shape[:2])
+                    plan = Plan(tiling, self.both, self.bound <= BOUND)
+                    return weighted_sum(row_loss, x, y, share, left_out, plan)
+            loss, _ = row_loss(self.sides())
+            return reduce.rows(loss, weight, reduction)
 
-    def rows(z: Tensor | None, *tail: int) -> Tensor | None:
-        if z is None:
-            return None
-        return z.reshape(1, -1, *tail) if joined else z.reshape(-1, n, *tail)
+    def sides(self, peaks: bool = False) -> Sides:
+        """Return the positives and the log-sum-exps over the negatives, ``(…, N)``."""
+        with precision.no_autocast(self.x):
+            x, y, left_out = self._problems()
+            found = self._two_pass(x, y, left_out, peaks)
+            if self.negatives == "cross":
+                # The same row of the other groups: N problems of one row per group.
+                across = self._two_pass(
+                    x.transpose(0, 1),
+                    y.transpose(0, 1),
+                    LeftOut(
+                        valid=None if left_out.valid is None else left_out.valid.mT,
+                        ids=None if left_out.ids is None else left_out.ids.mT,
+                    ),
+                    peaks,
+                )
+                found = _joined(found, across)
+            return found.map(lambda part: part.reshape(self.x.shape[:-1]))
 
-    positions = masks.positions
-    if positions is not None:
-        positions = rows(positions, positions.shape[-1])
-    left_out = LeftOut(
-        rows(masks.exclude, n),
-        rows(masks.valid),
-        rows(masks.ids),
-        positions,
-        radius=masks.radius,
-        width=n if joined else None,
-    )
-    x3, y3 = rows(x, d), rows(y, d)
-    assert x3 is not None and y3 is not None
-    return x3, y3, left_out
+    def _two_pass(self, x: Tensor, y: Tensor, left_out: LeftOut, peaks: bool) -> Sides:
+        tiling = square(x.shape[1], y.shape[1], self.chunk_size, x)
+        plan = Plan(tiling, self.both, self.bound <= BOUND, peaks)
+        return sides(x, y, left_out, plan)
 
+    def _problems(self) -> tuple[Tensor, Tensor, LeftOut]:
+        """Flatten to G problems; ``"all"`` is one, of the rows of all groups."""
+        n = self.x.shape[-2]
+        shape = (1, -1) if self.negatives == "all" else (-1, n)
 
-def _transposed(x: Tensor, y: Tensor, masks: Masks) -> tuple[Tensor, Tensor, LeftOut]:
-    """Turn G problems of N rows into N problems of G rows, of different groups."""
-    shape = x.shape[:2]
-    valid = None if masks.valid is None else masks.valid.reshape(shape).mT
-    ids = None if masks.ids is None else masks.ids.reshape(shape).mT
-    left_out = LeftOut(valid=valid, ids=ids)
-    return x.transpose(0, 1), y.transpose(0, 1), left_out
+        lead = self.x.ndim - 1
+
+        def flat(z: Tensor) -> Tensor:
+            return z.reshape(*shape, *z.shape[lead:])
+
+        def maybe(z: Tensor | None) -> Tensor | None:
+            return None if z is None else flat(z)
+
+        left_out = LeftOut(
+            maybe(self.exclude),
+            maybe(self.valid),
+            maybe(self.ids),
+            maybe(self.positions),
+            radius=self.radius,
+            width=n if self.negatives == "all" else None,
+        )
+        return flat(self.x), flat(self.y), left_out
 
 
 def _joined(found: Sides, across: Sides) -> Sides:
-    """Add the log-sum-exps of two sets of negatives."""
-    rows = _log_add_exp(found.rows, across.rows.mT)
-    row_peaks = torch.maximum(found.row_peaks, across.row_peaks.mT)
-    out = Sides(found.positive, rows, row_peaks)
-    if found.columns is None or across.columns is None:
-        return out
-    assert found.column_peaks is not None and across.column_peaks is not None
-    return out._replace(
-        columns=_log_add_exp(found.columns, across.columns.mT),
-        column_peaks=torch.maximum(found.column_peaks, across.column_peaks.mT),
+    """Add the negatives of the transposed problems, where they have the same rows."""
+    across = across.map(lambda part: part.mT)
+
+    def join(
+        function: Callable[[Tensor, Tensor], Tensor], a: Tensor | None, b: Tensor | None
+    ) -> Tensor | None:
+        return None if a is None or b is None else function(a, b)
+
+    return Sides(
+        found.positive,
+        _log_add_exp(found.rows, across.rows),
+        join(_log_add_exp, found.columns, across.columns),
+        join(torch.maximum, found.row_peaks, across.row_peaks),
+        join(torch.maximum, found.column_peaks, across.column_peaks),
     )
 
 

@@ -6,29 +6,49 @@ and a tile of memory. Any loss that depends on the logits through these and the
 positives can be put on top.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from xmodal_losses._core import precision
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.tiles import Tiling
+
+
+class Plan(NamedTuple):
+    """How to go through the logits, and what is asked of them."""
+
+    tiling: Tiling
+    both: bool  # columns, too
+    bounded: bool  # |logit| ≤ BOUND
+    peaks: bool = False
+
+
+# exp(±40) is far from both ends of float32, and so is a sum of any number of them: up
+# to here exponentials need no shift by the maximum, and rows and columns share them.
+BOUND = 40.0
 
 
 class Sides(NamedTuple):
     """What is known of the logits along both sides, for G problems.
 
     The log-sum-exps are over the negatives, −inf without any. The peaks are the
-    largest negatives and pass no gradient. Of one-directional problems the sides of
-    the columns are None.
+    largest negatives and pass no gradient.
     """
 
     positive: Tensor  # (G, N): ⟨x_i, y_i⟩
     rows: Tensor  # (G, N)
-    row_peaks: Tensor  # (G, N)
     columns: Tensor | None = None  # (G, M)
+    row_peaks: Tensor | None = None  # (G, N)
     column_peaks: Tensor | None = None  # (G, M)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Sides":
+        """Return ``function`` of every part that is there."""
+        positive, rows, *rest = self
+        some = (None if part is None else function(part) for part in rest)
+        return Sides(function(positive), function(rows), *some)
 
 
 class Slopes(NamedTuple):
@@ -38,11 +58,18 @@ class Slopes(NamedTuple):
     rows: Tensor  # (G, N)
     columns: Tensor | None = None  # (G, M)
 
+    def scaled(self, factor: Tensor) -> "Slopes":
+        """Return the slopes times ``factor``, (G, N) and N = M."""
+        return Slopes(*(factor * slope for slope in self if slope is not None))
 
-def sides(x: Tensor, y: Tensor, left_out: LeftOut, tiling: Tiling, both: bool) -> Sides:
+
+def sides(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> Sides:
     """Reduce the logits of x ``(G, N, D)`` and y ``(G, M, D)``, N ≤ M."""
-    out = _TwoPass.apply(x, y, tiling, both, *left_out)  # type: ignore[no-untyped-call]
-    return Sides(*out)
+    out = _TwoPass.apply(x, y, plan, *left_out)  # type: ignore[no-untyped-call]
+    positive, rows, *rest = out
+    if plan.both or not plan.peaks:
+        return Sides(positive, rows, *rest)
+    return Sides(positive, rows, row_peaks=rest[0])
 
 
 class _TwoPass(torch.autograd.Function):
@@ -51,75 +78,72 @@ class _TwoPass(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, y: Tensor, tiling: Tiling, both: bool, *left_out: Any
-    ) -> tuple[Tensor, ...]:
+    def forward(x: Tensor, y: Tensor, plan: Plan, *left_out: Any) -> tuple[Tensor, ...]:
         masks = LeftOut(*left_out)
         parts = [
-            _reduce(x, y, masks, tiling, both, groups)
-            for groups in tiling.over_groups(x.shape[0])
+            _reduce(x, y, masks, plan, groups)
+            for groups in plan.tiling.over_groups(x.shape[0])
         ]
         return tuple(cat(column, 0) for column in zip(*parts, strict=True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, y, ctx.tiling, _, *tensors, radius, width = inputs
+        x, y, ctx.plan, *tensors, radius, width = inputs
         ctx.numbers = radius, width
-        found = Sides(*output)
-        peaks = [p for p in (found.row_peaks, found.column_peaks) if p is not None]
-        ctx.mark_non_differentiable(*peaks)
-        ctx.save_for_backward(x, y, found.rows, found.columns, *tensors)
+        logs = 1 + ctx.plan.both
+        ctx.mark_non_differentiable(*output[1 + logs :])
+        ctx.save_for_backward(x, y, *tensors, *output[1 : 1 + logs])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        x, y, rows, columns, *tensors = ctx.saved_tensors
-        masks = LeftOut(*tensors, *ctx.numbers)
-        positive, row, _, *column = grads
-        slope = Slopes(positive, row, *column[:1])
-        grad_x, grad_y = gradients(x, y, masks, ctx.tiling, rows, columns, slope)
-        return grad_x, grad_y, None, None, *(None for _ in masks)
+        x, y, *saved = ctx.saved_tensors
+        logs = 1 + ctx.plan.both
+        masks = LeftOut(*saved[:-logs], *ctx.numbers)
+        slope = Slopes(*grads[: 1 + logs])
+        with precision.no_autocast(x):
+            grad_x, grad_y = gradients(x, y, masks, ctx.plan, slope, *saved[-logs:])
+        return grad_x, grad_y, None, *(None for _ in masks)
 
 
 def _reduce(
-    x: Tensor, y: Tensor, left_out: LeftOut, tiling: Tiling, both: bool, groups: slice
+    x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan, groups: slice
 ) -> tuple[Tensor, ...]:
-    positive, rows, row_peaks = [], [], []
-    columns: dict[int, Tensor] = {}
-    column_peaks: dict[int, Tensor] = {}
-    for i in tiling.over_rows(x.shape[1]):
-        row: Tensor | None = None
-        peak: Tensor | None = None
-        diagonal = []
-        for j in tiling.over_columns(y.shape[1]):
+    """Return the fields of the sides of a part of the problems."""
+    positive: list[Tensor] = []
+    rows: dict[int, tuple[Tensor, ...]] = {}
+    columns: dict[int, tuple[Tensor, ...]] = {}
+    for i in plan.tiling.over_rows(x.shape[1]):
+        for j in plan.tiling.over_columns(y.shape[1]):
             t, on = logits(x, y, left_out, groups, i, j)
-            diagonal += [] if on is None else [on]
-            log, top = log_sum_exp(t, -1)
-            row = log if row is None else torch.logaddexp(row, log)
-            peak = top if peak is None else torch.maximum(peak, top)
-            if both:
-                log, top = log_sum_exp(t, -2)
-                k = j.start
-                if k in columns:
-                    log = torch.logaddexp(columns[k], log)
-                    top = torch.maximum(column_peaks[k], top)
-                columns[k], column_peaks[k] = log, top
-        positive.append(cat(diagonal, 1))
-        rows.append(row)
-        row_peaks.append(peak)
-    out = [cat(part, 1) for part in (positive, rows, row_peaks)]
-    if both:
-        out += [cat(list(part.values()), 1) for part in (columns, column_peaks)]
-    return tuple(out)
+            positive += [] if on is None else [on]
+            peaks = [t.amax(dim) for dim in (-1, -2)] if plan.peaks else ()
+            row, *column = log_sum_exps(t, plan)
+            _merge(rows, i, row, *peaks[:1])
+            if plan.both:
+                _merge(columns, j, *column, *peaks[1:])
+    row_log, *row_peaks = zip(*rows.values(), strict=True)
+    log, *column_peaks = zip(*columns.values(), strict=True) if plan.both else ((),)
+    parts = (positive, row_log, log, *row_peaks, *column_peaks)
+    return tuple(cat(part, 1) for part in parts if part)
+
+
+def _merge(parts: dict[int, tuple[Tensor, ...]], at: slice, *new: Tensor) -> None:
+    """Join the log-sum-exp, and the maximum if any, of a tile to those of a part."""
+    if at.start in parts:
+        log, *peaks = parts[at.start]
+        tops = (torch.maximum(a, b) for a, b in zip(peaks, new[1:], strict=True))
+        new = (torch.logaddexp(log, new[0]), *tops)
+    parts[at.start] = new
 
 
 def gradients(
     x: Tensor,
     y: Tensor,
     left_out: LeftOut,
-    tiling: Tiling,
-    rows: Tensor,
-    columns: Tensor | None,
+    plan: Plan,
     slope: Slopes,
+    rows: Tensor,
+    columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of a function of the sides, given its slopes.
 
@@ -136,35 +160,45 @@ def gradients(
     if columns is not None:
         columns = columns.masked_fill(columns == -torch.inf, 0.0)
 
-    grad_x, grad_y = [], []
-    for groups in tiling.over_groups(x.shape[0]):
-        parts: dict[int, Tensor] = {}
-        blocks = []
-        for i in tiling.over_rows(x.shape[1]):
-            block: Tensor | None = None
-            for j in tiling.over_columns(y.shape[1]):
+    all_x: list[Tensor] = []
+    all_y: list[Tensor] = []
+    for groups in plan.tiling.over_groups(x.shape[0]):
+        grad_x: dict[int, Tensor] = {}
+        grad_y: dict[int, Tensor] = {}
+        for i in plan.tiling.over_rows(x.shape[1]):
+            for j in plan.tiling.over_columns(y.shape[1]):
                 t, on = logits(x, y, left_out, groups, i, j)
-                grad = (t - rows[groups, i, None]).exp_() * slope.rows[groups, i, None]
-                if columns is not None and slope.columns is not None:
-                    across = (t - columns[groups, None, j]).exp_()
-                    grad = grad + across * slope.columns[groups, None, j]
+                u, log = slope.rows[groups, i, None], rows[groups, i, None]
+                if columns is None or slope.columns is None:
+                    grad = (t - log).exp_() * u
+                else:
+                    v, across = slope.columns[groups, None, j], columns[groups, None, j]
+                    if plan.bounded:
+                        grad = t.exp_() * (u * (-log).exp() + v * (-across).exp())
+                    else:
+                        grad = (t - log).exp_() * u + t.sub_(across).exp_() * v
                 if on is not None:
                     start = max(i.start, j.start)
                     at = slope.positive[groups, start : start + on.shape[-1]]
                     grad = grad.diagonal_scatter(at, i.start - j.start, 1, 2)
-                block = _add_product(block, grad, y[groups, j])
-                parts[j.start] = _add_product(parts.get(j.start), grad.mT, x[groups, i])
-            blocks.append(block)
-        grad_x.append(cat(blocks, 1))
-        grad_y.append(cat(list(parts.values()), 1))
-    return cat(grad_x, 0), cat(grad_y, 0)
+                _add(grad_x, i, grad, take(y, groups, j))
+                _add(grad_y, j, grad.mT, take(x, groups, i))
+        all_x.append(cat(list(grad_x.values()), 1))
+        all_y.append(cat(list(grad_y.values()), 1))
+    return cat(all_x, 0), cat(all_y, 0)
+
+
+def _add(parts: dict[int, Tensor], at: slice, a: Tensor, b: Tensor) -> None:
+    """Add A B to one of the parts of a sum."""
+    total = parts.get(at.start)
+    parts[at.start] = product(a, b) if total is None else torch.baddbmm(total, a, b)
 
 
 def logits(
     x: Tensor, y: Tensor, left_out: LeftOut, groups: slice, i: slice, j: slice
 ) -> tuple[Tensor, Tensor | None]:
     """Return a tile of the logits, −inf where no negative, and its positives if any."""
-    t = x[groups, i] @ y[groups, j].mT
+    t = product(take(x, groups, i), take(y, groups, j).mT)
     on = None
     offset = i.start - j.start
     if -t.shape[-2] < offset < t.shape[-1]:  # the tile meets the diagonal
@@ -175,23 +209,39 @@ def logits(
     return (t if mask is None else t.masked_fill(mask, -torch.inf)), on
 
 
-def log_sum_exp(t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the log-sum-exp and the maximum along ``dim``; both −inf if all are."""
-    top, shift = peak(t, dim)
-    total = (t - shift).exp_().sum(dim, keepdim=True)
-    return (total.log() + shift).squeeze(dim), top
+def log_sum_exps(t: Tensor, plan: Plan) -> list[Tensor]:
+    """Return the log-sum-exps of the rows and maybe columns; overwrites the logits."""
+    if plan.bounded:
+        e = t.exp_()
+        return [e.sum(dim).log() for dim in ((-1, -2) if plan.both else (-1,))]
+    out = []
+    for dim in (-1, -2) if plan.both else (-1,):
+        shift = finite_peak(t, dim)
+        total = (t - shift).exp_().sum(dim, keepdim=True)
+        out.append((total.log() + shift).squeeze(dim))
+    return out
 
 
-def peak(t: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the maximum along ``dim``, and that with ``keepdim`` and 0 for −inf."""
-    top = t.amax(dim, keepdim=True)
-    return top.squeeze(dim), top.masked_fill(top == -torch.inf, 0.0)
+def finite_peak(t: Tensor, dim: int) -> Tensor:
+    """Return the maximum along ``dim``, kept; where all are −inf, a finite number."""
+    return t.amax(dim, keepdim=True).clamp_min(torch.finfo(t.dtype).min)
+
+
+def take(z: Tensor, groups: slice, rows: slice) -> Tensor:
+    """Return a part of the problems and rows; all of them without the cost of views."""
+    if (
+        groups.stop - groups.start == z.shape[0]
+        and rows.stop - rows.start == z.shape[1]
+    ):
+        return z
+    return z[groups, rows]
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return A B for ``(G, …)`` matrices; one alone is faster as a plain matrix."""
+    return torch.mm(a[0], b[0]).unsqueeze(0) if a.shape[0] == 1 else torch.bmm(a, b)
 
 
 def cat(parts: Sequence[Tensor], dim: int) -> Tensor:
     """Join parts; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
-
-
-def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    return a @ b if total is None else torch.baddbmm(total, a, b)
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)

@@ -1,0 +1,237 @@
+"""The engine of contrastive losses: tiles and strips against plain autograd.
+
+What no loss asks for yet is tested here: columns beyond the rows (M > N), with masks of
+their own.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import xmodal_losses.functional as F
+from tolerances import SAME
+from xmodal_losses._core.pairs.left_out import LeftOut
+from xmodal_losses._core.pairs.log_sum_exp import Plan, Sides, Slopes, sides
+from xmodal_losses._core.pairs.one_pass import weighted_sum
+from xmodal_losses._core.pairs.tiles import Tiling, square, strips
+
+GROUPS, N, M, D = 3, 7, 11, 4
+
+
+def _batches(scale=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = scale * torch.randn(GROUPS, N, D, generator=generator, dtype=torch.float64)
+    y = torch.randn(GROUPS, M, D, generator=generator, dtype=torch.float64)
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def _left_out(kind, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    if kind == "none":
+        return LeftOut()
+    dense = torch.rand(GROUPS, N, M, generator=g) < 0.3
+    dense[0, 0] = True  # a row without negatives
+    vectors = {
+        "ids": torch.randint(3, (GROUPS, N), generator=g),
+        "ids_y": torch.randint(3, (GROUPS, M), generator=g),
+        "positions": torch.rand(GROUPS, N, 2, generator=g),
+        "positions_y": torch.rand(GROUPS, M, 2, generator=g),
+        "valid": torch.rand(GROUPS, N, generator=g) < 0.8,
+        "valid_y": torch.rand(GROUPS, M, generator=g) < 0.8,
+        "radius": 0.3,
+    }
+    return {
+        "dense": LeftOut(dense=dense),
+        "vectors": LeftOut(**vectors),
+        "both": LeftOut(dense=dense, **vectors),
+    }[kind]
+
+
+def _plainly(x, y, left_out):
+    """Return the sides, by the shortest way."""
+    logits = x @ y.mT
+    out = torch.eye(N, M, dtype=torch.bool).expand_as(logits).clone()
+    if left_out.dense is not None:
+        out |= left_out.dense
+    if left_out.ids is not None:
+        out |= left_out.ids[:, :, None] == left_out.ids_y[:, None]
+        distance = torch.cdist(left_out.positions, left_out.positions_y)
+        out |= distance <= left_out.radius
+        out |= ~left_out.valid[:, :, None] | ~left_out.valid_y[:, None]
+    scores = logits.masked_fill(out, -torch.inf)
+    finite = torch.where(out, -1e4, logits)  # whose log-sum-exp has gradients
+    positive = logits.diagonal(dim1=1, dim2=2)
+    logs = [
+        torch.where(out.all(dim), -torch.inf, finite.logsumexp(dim)) for dim in (-1, -2)
+    ]
+    return Sides(positive, *logs, scores.amax(-1), scores.amax(-2))
+
+
+def _row_loss(found):
+    """A made-up loss with different slopes in everything: Σ σ(lse) − tanh(positive)."""
+    rows = found.rows.sigmoid()
+    loss, slope = rows - found.positive.tanh(), rows * (1 - rows)
+    columns = None
+    if found.columns is not None:
+        # Rectangular problems have columns without a row: each row pays for its own.
+        own = found.columns[:, :N].sigmoid()
+        loss = loss + 2 * own
+        columns = 2 * own * (1 - own)
+        columns = torch.nn.functional.pad(columns, (0, found.columns.shape[1] - N))
+    return loss, Slopes(found.positive.tanh().square() - 1, slope, columns)
+
+
+SCALES = [(1.0, True), (1.0, False), (30.0, False)]  # logits beyond the bound
+TILINGS = [Tiling(1, 1, 1), Tiling(2, 3, 4), Tiling(3, 4, 11), Tiling(1, 7, 5)]
+
+
+@pytest.mark.parametrize("tiling", TILINGS, ids=str)
+@pytest.mark.parametrize(("scale", "bounded"), SCALES)
+@pytest.mark.parametrize(
+    ("mask", "both"), list(product(("none", "dense", "vectors", "both"), (True, False)))
+)
+def test_two_passes(mask, both, bounded, scale, tiling):
+    x, y = _batches(scale)
+    left_out = _left_out(mask)
+    expected = _plainly(x, y, left_out)
+    found = sides(x, y, left_out, Plan(tiling, both, bounded, peaks=True))
+    if not both:
+        expected = expected._replace(columns=None, column_peaks=None)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert_allclose(ours.detach(), theirs.detach(), **SAME)
+    ours, theirs = (
+        torch.autograd.grad(_row_loss(side)[0].square().sum(), (x, y))
+        for side in (found, expected)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert_allclose(a, b, rtol=1e-12, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("rows", [1, 3, N])
+@pytest.mark.parametrize(("scale", "bounded"), SCALES)
+@pytest.mark.parametrize("mask", ["none", "dense", "vectors"])
+def test_one_pass_over_strips_of_rows(mask, bounded, scale, rows):
+    x, y = _batches(scale)
+    left_out = _left_out(mask)
+    share = torch.rand(GROUPS, N, dtype=torch.float64).requires_grad_()
+    plan = Plan(Tiling(1 if rows < N else 2, rows, M), both=False, bounded=bounded)
+    expected = _plainly(x, y, left_out)._replace(columns=None)
+    results = []
+    for value in (
+        weighted_sum(_row_loss, x, y, share, left_out, plan),
+        (share * _row_loss(expected)[0]).sum(),
+    ):
+        grads = torch.autograd.grad(value, (x, y, share))
+        results.append((value.detach(), *grads))
+    for a, b in zip(*results, strict=True):
+        assert_allclose(a, b, rtol=1e-12, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("kind", ["two passes", "one pass"])
+def test_second_derivatives(kind, bounded):
+    x, y = (z.detach()[:2, :3, :2].contiguous().requires_grad_() for z in _batches())
+    share = torch.rand(2, 3, dtype=torch.float64).requires_grad_()
+
+    def one_pass(x, y, share):
+        plan = Plan(Tiling(1, 3, 3), both=True, bounded=bounded)
+        return weighted_sum(_small_loss, x, y, share, LeftOut(), plan)
+
+    def two_passes(x, y, share):
+        plan = Plan(Tiling(1, 2, 2), both=True, bounded=bounded)
+        return share * _small_loss(sides(x, y, LeftOut(), plan))[0]
+
+    f = one_pass if kind == "one pass" else two_passes
+    assert gradcheck(f, (x, y, share))
+    assert gradgradcheck(f, (x, y, share))
+
+
+def _small_loss(found):
+    gap = found.rows + 2 * found.columns - 3 * found.positive
+    slope = 2 * gap
+    return gap.square(), Slopes(-3 * slope, slope, 2 * slope)
+
+
+class _Largest(TorchDispatchMode):
+    """Notes how many entries the largest tensor made has."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.numel = max(self.numel, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_no_tensor_is_larger_than_tiles_and_inputs(symmetric, reduction):
+    n, d, chunk = 96, 3, 8
+    z_a, z_b = (torch.randn(n, d).requires_grad_() for _ in range(2))
+    told = {
+        "ids": torch.arange(n) // 2,
+        "positions": torch.rand(n, 2),
+        "exclude_radius": 0.1,
+        "weight": torch.rand(n),
+    }
+    with _Largest() as seen:
+        value = F.info_nce(
+            z_a, z_b, symmetric=symmetric, reduction=reduction, chunk_size=chunk, **told
+        )
+        value.sum().backward()
+    # A strip may be four tiles large.
+    assert seen.numel <= max(n * d, 4 * chunk**2)
+
+
+def test_the_same_twice():
+    """Sums have one order: no atomics, no dependence on what ran before."""
+    z_a, z_b = (torch.randn(70, 5).requires_grad_() for _ in range(2))
+    runs = [
+        torch.autograd.grad(F.info_nce(z_a, z_b, chunk_size=16), (z_a, z_b))
+        for _ in range(2)
+    ]
+    for first, second in zip(*runs, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_autocast_around_the_backward_pass(chunk_size):
+    """Products of the backward pass keep their dtype, too."""
+    z_a, z_b = (torch.randn(12, 8).requires_grad_() for _ in range(2))
+    plain = torch.autograd.grad(F.info_nce(z_a, z_b, chunk_size=chunk_size), (z_a, z_b))
+    with torch.autocast("cpu", torch.bfloat16):
+        value = F.info_nce(z_a, z_b, chunk_size=chunk_size)
+        inside = torch.autograd.grad(value, (z_a, z_b))
+    for first, second in zip(plain, inside, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_tiles_cover_the_matrix_once():
+    like = torch.zeros(1)
+    for n, m, chunk in product((1, 5, 64), (1, 7, 64, 100), (1, 3, 8, None)):
+        tiling = square(n, m, chunk, like)
+        rows = [i for part in tiling.over_rows(n) for i in range(part.start, part.stop)]
+        columns = [
+            j for part in tiling.over_columns(m) for j in range(part.start, part.stop)
+        ]
+        assert rows == list(range(n))
+        assert columns == list(range(m))
+        if chunk is not None:
+            assert tiling.rows * tiling.columns * tiling.groups <= max(
+                chunk**2, tiling.rows * tiling.columns
+            )
+
+
+def test_strips_hold_what_a_row_depends_on():
+    like = torch.zeros(1)
+    assert strips(8, 8, True, 8, like).rows == 8
+    assert strips(8, 100, True, 4, like) is None  # a whole problem would not fit
+    assert strips(1000, 1000, False, 100, like) == Tiling(1, 40, 1000)
+    assert strips(1000, 100_000, False, 100, like) is None  # too flat to pay
