@@ -25,3 +25,8 @@ def no_autocast(z: Tensor) -> AbstractContextManager[object]:
     ):
         return nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+def sum_dtype(z: Tensor) -> torch.dtype:
+    """Return the widest dtype of the device, for sums that nearly cancel."""
+    return z.dtype if z.device.type == "mps" else torch.float64

@@ -29,7 +29,12 @@ from torch import Tensor, nn
 
 from xmodal_losses._core import checks, moments, pairs, precision, reduce
 from xmodal_losses._core.modules import describe
-from xmodal_losses.distribution.kernels import GaussianKernel, Kernel, MultiKernel
+from xmodal_losses.distribution.kernels import (
+    GaussianKernel,
+    Kernel,
+    MultiKernel,
+    gaussian_family,
+)
 
 __all__ = ["MMDLoss", "mmd"]
 
@@ -49,6 +54,7 @@ def mmd(
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
+    chunk_size: int | None = None,
 ) -> Tensor:
     """Return the squared maximum mean discrepancy of two batches.
 
@@ -66,6 +72,8 @@ def mmd(
             weight of a pair is the product; ``"linear"`` takes none.
         weight_b: The same for ``z_b``, ``(…, M)``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
+        chunk_size: Edge of the largest tile of the pairs to hold at a time; the result
+            is the same. None chooses by size and device.
 
     Returns:
         Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0 if biased, of either sign if
@@ -86,6 +94,8 @@ def mmd(
     checks.option("mmd", "estimator", estimator, ESTIMATORS)
     checks.option("mmd", "reduction", reduction, reduce.REDUCTIONS)
     _check_kernel("mmd", kernel)
+    if chunk_size is not None:
+        checks.count("mmd", "chunk_size", chunk_size)
     checks.embeddings(
         "mmd",
         z_a,
@@ -114,6 +124,8 @@ def mmd(
             x, y = x[..., None, :even, :], y[..., None, :even, :]
 
         kernel = _DEFAULT if kernel is None else kernel
+        constant = not any(w is not None and w.requires_grad for w in (w_x, w_y))
+        family = gaussian_family(kernel) if constant else None
         x, y = moments.drop(x, w_x), moments.drop(y, w_y)
         pool = pairs.Pool(torch.cat((x, y), -2), _concatenate(x, y, w_x, w_y))
         weighted = w_x is not None or w_y is not None
@@ -123,32 +135,20 @@ def mmd(
             mean = pool.mean()
             x, y = moments.drop(x - mean, w_x), moments.drop(y - mean, w_y)
 
-        k = kernel.bind(pool)
         if estimator == "linear":
-            value = _linear(k, x, y)
+            value = _linear(kernel.bind(pool), x, y)
         else:
-            value = _quadratic(k, estimator, x, y, w_x, w_y)
+            value = pairs.discrepancy(
+                kernel.bind(pool) if family is None else family.bind(pool),
+                x,
+                y,
+                w_x,
+                w_y,
+                inside=estimator != "biased",
+                across=estimator == "paired",
+                chunk_size=chunk_size,
+            )
         return reduce.problems(value, reduce.present(w_x, w_y), reduction)
-
-
-def _quadratic(
-    k: pairs.Kernel,
-    estimator: Estimator,
-    x: Tensor,
-    y: Tensor,
-    w_x: Tensor | None,
-    w_y: Tensor | None,
-) -> Tensor:
-    inside, across = {
-        "biased": (False, False),
-        "unbiased": (True, False),
-        "paired": (True, True),
-    }[estimator]
-    return (
-        pairs.kernel_mean(k, x, x, w_x, w_x, skip_diagonal=inside)
-        + pairs.kernel_mean(k, y, y, w_y, w_y, skip_diagonal=inside)
-        - 2 * pairs.kernel_mean(k, x, y, w_x, w_y, skip_diagonal=across)
-    )
 
 
 def _product(u: Tensor | None, v: Tensor | None) -> Tensor | None:
@@ -201,6 +201,7 @@ class MMDLoss(nn.Module):
         kernel: As in the function.
         estimator: As in the function.
         reduction: As in the function.
+        chunk_size: As in the function.
 
     State: that of the kernel.
 
@@ -221,14 +222,18 @@ class MMDLoss(nn.Module):
         kernel: Kernel | None = None,
         estimator: Estimator = "biased",
         reduction: reduce.Reduction = "mean",
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         _check_kernel("MMDLoss", kernel)
+        if chunk_size is not None:
+            checks.count("MMDLoss", "chunk_size", chunk_size)
         checks.option("MMDLoss", "estimator", estimator, ESTIMATORS)
         checks.option("MMDLoss", "reduction", reduction, reduce.REDUCTIONS)
         self.kernel = kernel
         self.estimator: Estimator = estimator
         self.reduction: reduce.Reduction = reduction
+        self.chunk_size = chunk_size
 
     def forward(
         self,
@@ -247,9 +252,10 @@ class MMDLoss(nn.Module):
             weight_a=weight_a,
             weight_b=weight_b,
             reduction=self.reduction,
+            chunk_size=self.chunk_size,
         )
 
     def extra_repr(self) -> str:
         """Return the options."""
-        shown = describe(self, "estimator", "reduction")
+        shown = describe(self, "estimator", "reduction", "chunk_size")
         return shown if self.kernel is not None else f"kernel=None, {shown}"

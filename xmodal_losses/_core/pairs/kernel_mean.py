@@ -1,12 +1,15 @@
 """Means of a kernel over all pairs, and the sample its bandwidth is taken from."""
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from xmodal_losses._core import moments
+from xmodal_losses._core.pairs.tiles import LARGE, edge
 from xmodal_losses._core.reduce import inverse
 
 
@@ -78,27 +81,96 @@ def kernel_mean(
     y: Tensor,
     weight_x: Tensor | None = None,
     weight_y: Tensor | None = None,
-    *,
     skip_diagonal: bool = False,
+    *,
+    chunk_size: int | None = None,
 ) -> Tensor:
     """Return the (weighted) mean of k(x_i, y_j) over all pairs, shape ``(…)``.
 
     With ``skip_diagonal`` the pairs (i, i) do not count. Without any pair of positive
-    weight the mean is 0.
+    weight the mean is 0. What is large is made in tiles, in the backward pass once
+    more; of rows with themselves (``y is x``) only half.
     """
     n, m = x.shape[-2], y.shape[-2]
-    k = kernel(Pairs(x, y))
-    if skip_diagonal:
-        k = k.masked_fill(torch.eye(n, m, dtype=torch.bool, device=k.device), 0.0)
+    size = edge(x, chunk_size)
+    if n * m <= (LARGE if chunk_size is None else 1) * size**2:
+        total = _kernel_sum(kernel, x, y, weight_x, weight_y, skip_diagonal)
+    else:
+        total = _tiled_sum(kernel, x, y, weight_x, weight_y, skip_diagonal, size)
+    return total * inverse(pair_weight(x, y, weight_x, weight_y, skip_diagonal))
+
+
+def pair_weight(
+    x: Tensor,
+    y: Tensor,
+    weight_x: Tensor | None,
+    weight_y: Tensor | None,
+    skip_diagonal: bool,
+) -> Tensor:
+    """Return Σ w_i v_j over the pairs that count, ``(…)``."""
+    n, m = x.shape[-2], y.shape[-2]
     if weight_x is None and weight_y is None:
-        return k.sum((-2, -1)) / (n * m - (n if skip_diagonal else 0))
+        return x.new_full(x.shape[:-2], n * m - (n if skip_diagonal else 0))
     w_x = x.new_ones(x.shape[:-1]) if weight_x is None else weight_x
     w_y = y.new_ones(y.shape[:-1]) if weight_y is None else weight_y
     total = w_x.sum(-1) * w_y.sum(-1)
+    return total - (w_x * w_y).sum(-1) if skip_diagonal else total
+
+
+def _tiled_sum(
+    kernel: Kernel,
+    x: Tensor,
+    y: Tensor,
+    weight_x: Tensor | None,
+    weight_y: Tensor | None,
+    skip_diagonal: bool,
+    size: int,
+) -> Tensor:
+    def parts(z: Tensor, weight: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        rows = torch.split(z, size, -2)
+        if weight is None:
+            return [(part, None) for part in rows]
+        return list(zip(rows, torch.split(weight, size, -1), strict=True))
+
+    rows = parts(x, weight_x)
+    columns = rows if y is x else parts(y, weight_y)
+    total = x.new_zeros(x.shape[:-2])
+    for i, (x_i, w_i) in enumerate(rows):
+        for j, (y_j, w_j) in enumerate(columns):
+            if y is x and j < i:
+                continue  # the mirror image of a tile that was
+            value = checkpoint(
+                _kernel_sum,
+                kernel,
+                x_i,
+                y_j,
+                w_i,
+                w_j,
+                skip_diagonal and i == j,
+                use_reentrant=False,
+                preserve_rng_state=False,  # a kernel is a function
+            )
+            total = total + (2 * value if y is x and j > i else value)
+    return total
+
+
+def _kernel_sum(
+    kernel: Kernel,
+    x: Tensor,
+    y: Tensor,
+    weight_x: Tensor | None,
+    weight_y: Tensor | None,
+    skip_diagonal: bool,
+) -> Tensor:
+    k = kernel(Pairs(x, y))
     if skip_diagonal:
-        total = total - (w_x * w_y).sum(-1)
-    weighted = (w_x[..., None, :] @ k @ w_y[..., :, None]).squeeze((-2, -1))
-    return weighted * inverse(total)
+        same = torch.eye(*k.shape[-2:], dtype=torch.bool, device=k.device)
+        k = k.masked_fill(same, 0.0)
+    if weight_y is not None:
+        k = k @ weight_y[..., :, None]
+    if weight_x is not None:
+        k = weight_x[..., None, :] @ k
+    return k.sum((-2, -1))
 
 
 class Pool:
@@ -125,16 +197,25 @@ class Pool:
         return self._mean
 
     def median_squared_distance(self) -> Tensor:
-        """Return the median of ‖z_i − z_j‖² over i < j, ``(…)``; holds all pairs."""
+        """Return the median of ‖z_i − z_j‖² over i < j, ``(…)``.
+
+        It holds all pairs. Of more than ``MOST`` rows it is that of ``MOST`` of them,
+        the same ones for the same number.
+        """
         if self._median is None:
             z = moments.drop(self.moments.rows, self.valid)
-            n = z.shape[-2]
+            valid, n = self.valid, z.shape[-2]
+            if n > MOST:
+                rows = spread(n, MOST, z.device)
+                z = z.index_select(-2, rows)
+                valid = None if valid is None else valid.index_select(-1, rows)
+                n = MOST
             i, j = torch.triu_indices(n, n, 1, device=z.device)
             d2 = Pairs(z, z).squared_distance()[..., i, j]
-            if self.valid is None:
+            if valid is None:
                 pairs = d2.new_full((*d2.shape[:-1], 1), d2.shape[-1], dtype=torch.long)
             else:
-                kept = self.valid[..., i] & self.valid[..., j]
+                kept = valid[..., i] & valid[..., j]
                 d2 = d2.masked_fill(~kept, torch.inf)
                 pairs = kept.sum(-1, keepdim=True)
             # The two in the middle, which are one for an odd number of pairs.
@@ -142,3 +223,19 @@ class Pool:
             median = d2.sort(-1).values.gather(-1, middle).mean(-1)
             self._median = median.masked_fill(pairs.squeeze(-1) == 0, 0.0)
         return self._median
+
+
+# Rows whose pairs the median looks at: two million distances, sorted.
+MOST = 2048
+
+
+def spread(n: int, count: int, device: torch.device) -> Tensor:
+    """Return ``count`` different indices below n, spread evenly and without a period.
+
+    Multiples of n/φ modulo n: of all sequences this one is furthest from repeating,
+    so that no order the rows may have (patches of one image after the other) shows.
+    """
+    step = round(n / ((1 + math.sqrt(5)) / 2))
+    while math.gcd(step, n) > 1:
+        step += 1
+    return torch.arange(count, device=device) * step % n

@@ -6,7 +6,7 @@ and a tile of memory. Any loss that depends on the logits through these and the
 positives can be put on top.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xmodal_losses._core import precision
 from xmodal_losses._core.pairs.left_out import LeftOut
+from xmodal_losses._core.pairs.products import add_product, cat, product, take
 from xmodal_losses._core.pairs.tiles import Tiling
 
 
@@ -181,17 +182,11 @@ def gradients(
                     start = max(i.start, j.start)
                     at = slope.positive[groups, start : start + on.shape[-1]]
                     grad = grad.diagonal_scatter(at, i.start - j.start, 1, 2)
-                _add(grad_x, i, grad, take(y, groups, j))
-                _add(grad_y, j, grad.mT, take(x, groups, i))
+                add_product(grad_x, i, grad, take(y, groups, j))
+                add_product(grad_y, j, grad.mT, take(x, groups, i))
         all_x.append(cat(list(grad_x.values()), 1))
         all_y.append(cat(list(grad_y.values()), 1))
     return cat(all_x, 0), cat(all_y, 0)
-
-
-def _add(parts: dict[int, Tensor], at: slice, a: Tensor, b: Tensor) -> None:
-    """Add A B to one of the parts of a sum."""
-    total = parts.get(at.start)
-    parts[at.start] = product(a, b) if total is None else torch.baddbmm(total, a, b)
 
 
 def logits(
@@ -225,23 +220,3 @@ def log_sum_exps(t: Tensor, plan: Plan) -> list[Tensor]:
 def finite_peak(t: Tensor, dim: int) -> Tensor:
     """Return the maximum along ``dim``, kept; where all are −inf, a finite number."""
     return t.amax(dim, keepdim=True).clamp_min(torch.finfo(t.dtype).min)
-
-
-def take(z: Tensor, groups: slice, rows: slice) -> Tensor:
-    """Return a part of the problems and rows; all of them without the cost of views."""
-    if (
-        groups.stop - groups.start == z.shape[0]
-        and rows.stop - rows.start == z.shape[1]
-    ):
-        return z
-    return z[groups, rows]
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return A B for ``(G, …)`` matrices; one alone is faster as a plain matrix."""
-    return torch.mm(a[0], b[0]).unsqueeze(0) if a.shape[0] == 1 else torch.bmm(a, b)
-
-
-def cat(parts: Sequence[Tensor], dim: int) -> Tensor:
-    """Join parts; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)

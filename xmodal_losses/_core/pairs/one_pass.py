@@ -17,15 +17,13 @@ from xmodal_losses._core.pairs.log_sum_exp import (
     Plan,
     Sides,
     Slopes,
-    cat,
     finite_peak,
     gradients,
     log_sum_exps,
     logits,
-    product,
     sides,
-    take,
 )
+from xmodal_losses._core.pairs.products import cat, product, take
 
 RowLoss: TypeAlias = Callable[[Sides], tuple[Tensor, Slopes]]
 """From the sides to the loss of every row, ``(G, N)``, and its slopes in the sides."""

@@ -10,8 +10,8 @@ from torch import Tensor
 # (not measured yet).
 _EDGE = {"cpu": 1024}
 _EDGE_ELSEWHERE = 4096
-# A problem whole, or a strip of rows with all columns, may be this many tiles large.
-_STRIP = 4
+# What is held whole, a problem or a strip of rows, may be this many tiles large.
+LARGE = 4
 
 
 class Tiling(NamedTuple):
@@ -36,9 +36,9 @@ class Tiling(NamedTuple):
 
 def square(n: int, m: int, chunk_size: int | None, like: Tensor) -> Tiling:
     """Return tiles of at most edge² entries; small problems share one."""
-    edge = _edge(like) if chunk_size is None else chunk_size
-    rows, columns = min(n, edge), min(m, edge)
-    return Tiling(max(1, edge**2 // (rows * columns)), rows, columns)
+    size = edge(like, chunk_size)
+    rows, columns = min(n, size), min(m, size)
+    return Tiling(max(1, size**2 // (rows * columns)), rows, columns)
 
 
 def strips(
@@ -49,14 +49,17 @@ def strips(
     It is where the strip would be so flat that adding its part to the gradient of all
     columns takes longer than making the logits twice.
     """
-    edge = _edge(like) if chunk_size is None else chunk_size
-    rows = min(n, max(1, _STRIP * edge**2 // m))
-    if rows < (n if both else min(n, edge // 4)):
+    size = edge(like, chunk_size)
+    rows = min(n, max(1, LARGE * size**2 // m))
+    if rows < (n if both else min(n, size // 4)):
         return None
-    return Tiling(max(1, edge**2 // (rows * m)), rows, m)
+    return Tiling(max(1, size**2 // (rows * m)), rows, m)
 
 
-def _edge(like: Tensor) -> int:
+def edge(like: Tensor, chunk_size: int | None) -> int:
+    """Return the edge of a tile."""
+    if chunk_size is not None:
+        return chunk_size
     return _EDGE.get(like.device.type, _EDGE_ELSEWHERE)
 
 

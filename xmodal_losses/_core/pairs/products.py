@@ -1,0 +1,32 @@
+"""Parts of batches ``(G, N, D)``, and products of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def take(z: Tensor, groups: slice, rows: slice) -> Tensor:
+    """Return a part of the problems and rows; all of them without the cost of views."""
+    if (
+        groups.stop - groups.start == z.shape[0]
+        and rows.stop - rows.start == z.shape[1]
+    ):
+        return z
+    return z[groups, rows]
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return A B for ``(G, …)`` matrices; one alone is faster as a plain matrix."""
+    return torch.mm(a[0], b[0]).unsqueeze(0) if a.shape[0] == 1 else torch.bmm(a, b)
+
+
+def add_product(parts: dict[int, Tensor], at: slice, a: Tensor, b: Tensor) -> None:
+    """Add A B to one of the parts of a sum, which goes by where it starts."""
+    total = parts.get(at.start)
+    parts[at.start] = product(a, b) if total is None else torch.baddbmm(total, a, b)
+
+
+def cat(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Join parts; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)
