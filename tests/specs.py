@@ -94,6 +94,8 @@ def _mmd_cases() -> Iterator[Case]:
         if estimator != "linear":
             unequal = (5, 4) if estimator != "paired" else (5, 5)
             yield Case(options, unequal, (3, 3), (2,), True)
+            yield Case(options | {"chunk_size": 2}, unequal, (3, 3), (2,), True)
+            yield Case(options | {"chunk_size": 3}, unequal, (3, 3))
     yield Case({"estimator": "biased"}, (4, 3), (2, 2), (2, 2))
     yield Case({"estimator": "unbiased"}, (4, 3), (2, 2), (2, 2))
     yield Case({"estimator": "paired"}, (4, 4), (2, 2), (2, 2))

@@ -70,7 +70,7 @@ SIGNATURES = {
     "reduction='mean')",
     "coral_terms": "(z_a, z_b, *, weight_a=None, weight_b=None, reduction='mean')",
     "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', weight_a=None, "
-    "weight_b=None, reduction='mean')",
+    "weight_b=None, reduction='mean', chunk_size=None)",
     "barlow_twins": "(z_a, z_b, *, redundancy_weight=0.005, eps=0.0, weight=None, "
     "reduction='mean')",
     "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, weight=None, reduction='mean')",
@@ -85,7 +85,8 @@ SIGNATURES = {
     "temperature_range=(0.01, 1.0), symmetric=True, normalize=True, "
     "negatives='group', exclude_radius=None, reduction='mean', chunk_size=None)",
     "CORALLoss": "(*, mean_weight=0.0, reduction='mean')",
-    "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean')",
+    "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
+    "chunk_size=None)",
     "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, reduction='mean')",
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
