@@ -153,6 +153,45 @@ def test_exclude_must_cover_every_pair(shape):
         F.info_nce(z, z, exclude=torch.zeros(shape, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 4, 1)])
+def test_ids_must_be_one_per_row(shape):
+    z = torch.zeros(2, 4, 3)
+    with pytest.raises(ValueError, match=_grammar("info_nce", "ids")):
+        F.info_nce(z, z, ids=torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(4), [0, 1, 2, 3]])
+def test_ids_must_be_integers(bad):
+    z = torch.zeros(4, 3)
+    with pytest.raises(TypeError, match=_grammar("info_nce", "ids")):
+        F.info_nce(z, z, ids=bad)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 2), (4, 0)])
+def test_positions_must_be_those_of_every_row(shape):
+    z = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match=_grammar("info_nce", "positions")):
+        F.info_nce(z, z, positions=torch.zeros(shape), exclude_radius=1.0)
+
+
+def test_positions_must_be_a_real_tensor():
+    z = torch.zeros(4, 3)
+    for bad in ([[0.0, 1.0]] * 4, torch.zeros(4, 2, dtype=torch.complex64)):
+        with pytest.raises(TypeError, match=_grammar("info_nce", "positions")):
+            F.info_nce(z, z, positions=bad, exclude_radius=1.0)
+
+
+def test_positions_and_radius_go_together():
+    z = torch.zeros(4, 3)
+    match = _grammar("info_nce", "exclude_radius")
+    with pytest.raises(ValueError, match=match):
+        F.info_nce(z, z, positions=torch.zeros(4, 2))
+    with pytest.raises(ValueError, match=match):
+        F.info_nce(z, z, exclude_radius=1.0)
+    with pytest.raises(ValueError, match=match):
+        xl.InfoNCELoss(exclude_radius=1.0)(z, z)
+
+
 def test_exclude_must_be_boolean():
     z = torch.zeros(6, 3)
     for bad in (torch.zeros(6, 6), np.zeros((6, 6), dtype=bool)):
@@ -184,6 +223,10 @@ OPTIONS = [
     ("info_nce", "normalize", [0, None], TypeError),
     ("info_nce", "chunk_size", [0, -3], ValueError),
     ("info_nce", "chunk_size", [2.0, "4", True], TypeError),
+    ("info_nce", "exclude_radius", [-0.1, float("nan")], ValueError),
+    ("info_nce", "exclude_radius", ["1", True], TypeError),
+    ("mmd", "chunk_size", [0, -3], ValueError),
+    ("mmd", "chunk_size", [2.0, "4", True], TypeError),
     ("coral", "mean_weight", [-1.0, NAN, INF], ValueError),
     ("coral", "mean_weight", ["1", None], TypeError),
     ("mmd", "estimator", ["quadratic", None], ValueError),

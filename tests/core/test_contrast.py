@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch.autograd import gradcheck, gradgradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmodal_losses.functional as F
+from counting import Work
 from tolerances import SAME
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import Plan, Sides, Slopes, sides
@@ -158,16 +158,42 @@ def _small_loss(found):
     return gap.square(), Slopes(-3 * slope, slope, 2 * slope)
 
 
-class _Largest(TorchDispatchMode):
-    """Notes how many entries the largest tensor made has."""
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 3),  # whole: value and gradient from one set of logits
+        ({"chunk_size": 8}, 4),  # two passes
+        ({"chunk_size": 16, "symmetric": False}, 3),  # strips of rows
+        ({"reduction": "none"}, 4),
+    ],
+    ids=str,
+)
+def test_products(options, expected):
+    """In units of N·M·D multiply-adds, forward and backward."""
+    z_a, z_b = (torch.randn(32, 3).requires_grad_() for _ in range(2))
+    with Work() as work:
+        F.info_nce(z_a, z_b, **options).sum().backward()
+    assert work.multiply_adds == expected * 32 * 32 * 3
 
-    numel = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor):
-            self.numel = max(self.numel, out.numel())
-        return out
+def test_products_one_side():
+    z_a, z_b = torch.randn(32, 3).requires_grad_(), torch.randn(32, 3)
+    with Work() as work:
+        F.info_nce(z_a, z_b).backward()
+    assert work.multiply_adds == 2 * 32 * 32 * 3
+    with Work() as work:
+        F.info_nce(z_a, z_b, chunk_size=8).backward()
+    assert work.multiply_adds == 3 * 32 * 32 * 3
+
+
+def test_cross_costs_a_group_and_a_row():
+    """B·P·(B + P) logits, not (B·P)²."""
+    b, p, d = 6, 9, 3
+    z_a, z_b = (torch.randn(b, p, d).requires_grad_() for _ in range(2))
+    with Work() as work:
+        F.info_nce(z_a, z_b, negatives="cross").backward()
+    assert work.multiply_adds == 4 * b * p * (b + p) * d
+    assert work.largest <= max(b * p * d, b * p * (b + p))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -181,13 +207,13 @@ def test_no_tensor_is_larger_than_tiles_and_inputs(symmetric, reduction):
         "exclude_radius": 0.1,
         "weight": torch.rand(n),
     }
-    with _Largest() as seen:
+    with Work() as work:
         value = F.info_nce(
             z_a, z_b, symmetric=symmetric, reduction=reduction, chunk_size=chunk, **told
         )
         value.sum().backward()
     # A strip may be four tiles large.
-    assert seen.numel <= max(n * d, 4 * chunk**2)
+    assert work.largest <= max(n * d, 4 * chunk**2)
 
 
 def test_the_same_twice():

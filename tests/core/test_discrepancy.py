@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch.autograd import gradgradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
+from counting import Work
 from harness import two_samples, with_grad
 from tolerances import SAME
 from xmodal_losses._core.pairs.kernel_mean import MOST, Pool, spread
@@ -125,27 +125,9 @@ def test_second_derivatives_in_tiles(kernel):
     assert gradgradcheck(lambda a, b: F.mmd(a, b, kernel=kernel, chunk_size=2), samples)
 
 
-class _Work(TorchDispatchMode):
-    """Counts multiply-adds of matrix products, and notes the largest tensor."""
-
-    def __init__(self):
-        super().__init__()
-        self.multiply_adds = self.largest = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm):
-            self.multiply_adds += args[0].numel() * args[1].shape[-1]
-        if function.overloadpacket is torch.ops.aten.baddbmm:
-            self.multiply_adds += args[1].numel() * args[2].shape[-1]
-        if isinstance(out, torch.Tensor):
-            self.largest = max(self.largest, out.numel())
-        return out
-
-
 def _work(n, d, chunk, need):
     views = [torch.randn(n, d).requires_grad_(wanted) for wanted in need]
-    with _Work() as work:
+    with Work() as work:
         F.mmd(*views, chunk_size=chunk).backward()
     return work
 
@@ -164,7 +146,7 @@ def test_work_and_memory():
 
 
 def _work_without_gradient(n, d, chunk):
-    with _Work() as work:
+    with Work() as work:
         F.mmd(torch.randn(n, d), torch.randn(n, d), chunk_size=chunk)
     return work
 

@@ -66,7 +66,10 @@ class Slopes(NamedTuple):
 
 def sides(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> Sides:
     """Reduce the logits of x ``(G, N, D)`` and y ``(G, M, D)``, N ≤ M."""
-    out = _TwoPass.apply(x, y, plan, *left_out)  # type: ignore[no-untyped-call]
+    need = x.requires_grad, y.requires_grad
+    out = _TwoPass.apply(  # type: ignore[no-untyped-call]
+        x, y, plan, need, *left_out
+    )
     positive, rows, *rest = out
     if plan.both or not plan.peaks:
         return Sides(positive, rows, *rest)
@@ -79,7 +82,9 @@ class _TwoPass(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, plan: Plan, *left_out: Any) -> tuple[Tensor, ...]:
+    def forward(
+        x: Tensor, y: Tensor, plan: Plan, need: tuple[bool, bool], *left_out: Any
+    ) -> tuple[Tensor, ...]:
         masks = LeftOut(*left_out)
         parts = [
             _reduce(x, y, masks, plan, groups)
@@ -89,7 +94,7 @@ class _TwoPass(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, y, ctx.plan, *tensors, radius, width = inputs
+        x, y, ctx.plan, ctx.need, *tensors, radius, width = inputs
         ctx.numbers = radius, width
         logs = 1 + ctx.plan.both
         ctx.mark_non_differentiable(*output[1 + logs :])
@@ -101,9 +106,11 @@ class _TwoPass(torch.autograd.Function):
         logs = 1 + ctx.plan.both
         masks = LeftOut(*saved[:-logs], *ctx.numbers)
         slope = Slopes(*grads[: 1 + logs])
+        # Transforms of torch.func do not tell beforehand what they will ask for.
+        need = (True, True) if torch.is_grad_enabled() else ctx.need
         with precision.no_autocast(x):
-            grad_x, grad_y = gradients(x, y, masks, ctx.plan, slope, *saved[-logs:])
-        return grad_x, grad_y, None, *(None for _ in masks)
+            grads_xy = gradients(x, y, masks, ctx.plan, need, slope, *saved[-logs:])
+        return *grads_xy, None, None, *(None for _ in masks)
 
 
 def _reduce(
@@ -142,11 +149,12 @@ def gradients(
     y: Tensor,
     left_out: LeftOut,
     plan: Plan,
+    need: tuple[bool, bool],
     slope: Slopes,
     rows: Tensor,
     columns: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a function of the sides, given its slopes.
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients, where needed, of a function of the sides with these slopes.
 
     With slopes u in the log-sum-exps of rows, and v in those of columns, the logits
     have the gradient
@@ -182,11 +190,13 @@ def gradients(
                     start = max(i.start, j.start)
                     at = slope.positive[groups, start : start + on.shape[-1]]
                     grad = grad.diagonal_scatter(at, i.start - j.start, 1, 2)
-                add_product(grad_x, i, grad, take(y, groups, j))
-                add_product(grad_y, j, grad.mT, take(x, groups, i))
-        all_x.append(cat(list(grad_x.values()), 1))
-        all_y.append(cat(list(grad_y.values()), 1))
-    return cat(all_x, 0), cat(all_y, 0)
+                if need[0]:
+                    add_product(grad_x, i, grad, take(y, groups, j))
+                if need[1]:
+                    add_product(grad_y, j, grad.mT, take(x, groups, i))
+        all_x += [cat(list(grad_x.values()), 1)] if need[0] else []
+        all_y += [cat(list(grad_y.values()), 1)] if need[1] else []
+    return cat(all_x, 0) if need[0] else None, cat(all_y, 0) if need[1] else None
 
 
 def logits(

@@ -115,7 +115,14 @@ class _OnePass(torch.autograd.Function):
                 per_row, slope = ctx.row_loss(found)
                 slope = slope.scaled(grad * share)
                 grad_x, grad_y = gradients(
-                    x, y, masks, ctx.plan, slope, found.rows, found.columns
+                    x,
+                    y,
+                    masks,
+                    ctx.plan,
+                    (True, True),
+                    slope,
+                    found.rows,
+                    found.columns,
                 )
         else:
             grad_x = grad * grad_x if ctx.need[0] else None
