@@ -15,8 +15,8 @@ over rows that of CLIP.
 
 Numerics: the softplus form keeps value and gradient of a pair that is already right; a
 float32 cross entropy is exactly 0 from a gap of 17 on, and pulls the pair no more.
-Logits are float32 or wider under autocast and for 16-bit inputs. Cost: O(N² D) time;
-O(N²) memory, or O(N · ``chunk_size`` + N D) with ``chunk_size``.
+Logits are float32 or wider under autocast and for 16-bit inputs. Cost: O(N² D) time,
+O(N D) memory and a tile of the logits.
 
 References: Eq. 4 of :cite:t:`oord2018representation`; the symmetric form is Eq. 2–4 of
 :cite:t:`zhang2022contrastive` with λ = ½ and Fig. 3 of :cite:t:`radford2021learning`.

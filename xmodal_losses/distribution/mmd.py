@@ -16,7 +16,8 @@ Estimators of it, which is what ``estimator`` chooses:
 - ``"linear"``: over disjoint pairs of consecutive rows; O(N D), with a large variance.
 
 Numerics: points are measured from the pooled mean, so that distances keep their digits
-far from the origin. Cost: O((N + M)² D) time, O((N + M)²) memory.
+far from the origin; means of Gaussians, which nearly cancel, are summed in float64.
+Cost: O((N + M)² D) time, O((N + M) D) memory and a tile of the pairs.
 
 References: :cite:t:`gretton2012kernel`, Lemma 6 (unbiased: Eq. 3, paired: Eq. 4,
 biased: Eq. 5) and Lemma 14 (linear); several kernels: :cite:t:`long2015learning`.
