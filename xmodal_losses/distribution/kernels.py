@@ -19,7 +19,8 @@ The bandwidth σ is a length, in the units of the embeddings: a number, a scalar
 (a parameter is learned), or a rule that takes it from the pooled sample of each
 problem, without gradient: ``"mean"`` sets σ² to half the mean squared distance over
 i ≠ j, which needs no pairwise matrix; ``"median"`` to half the median, which does (of
-a fixed choice of 2048 rows where there are more). ``factor`` then multiplies σ. A sample of identical points gets σ = 1.
+a fixed choice of 2048 rows where there are more). ``factor`` then multiplies σ. A
+sample of identical points gets σ = 1.
 
 References: :cite:t:`gretton2012kernel`; sums of kernels: :cite:t:`long2015learning`;
 the energy kernel makes the MMD the energy distance of :cite:t:`szekely2013energy`.
