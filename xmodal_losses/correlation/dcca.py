@@ -98,11 +98,10 @@ def dcca(
         )
 
     with precision.no_autocast(z_a):
-        a = moments.moments(z_a.to(compute_dtype), weight)
-        b = moments.moments(z_b.to(compute_dtype), weight)
-        c_ab = moments.covariance(a, b)
-        c_aa = moments.covariance(a, a)
-        c_bb = moments.covariance(b, b)
+        pair = moments.PairOfRows(
+            z_a.to(compute_dtype), z_b.to(compute_dtype), weight, weight
+        )
+        c_aa, c_bb, c_ab = pair.covariances()
         k = num_components or most
         if objective == "frobenius" and k == most:
             # No singular values needed, and differentiable as often as one likes.
@@ -113,7 +112,7 @@ def dcca(
                 c_aa, c_bb, c_ab, ridge, k, power
             )
         value = -total.to(precision.compute_dtype(z_a, z_b))
-        return reduce.problems(value, reduce.present(weight), reduction)
+        return reduce.problems(value, pair.present, reduction)
 
 
 def _whiten(

@@ -12,8 +12,9 @@ two features say the same. C does not change with the scale or mean of any colum
 
 Numerics: :math:`1 - C_{ii}` is computed as half the squared distance of the unit
 columns, which keeps its digits near 0. A constant column has C = 0. Once N − 1 < D, the
-second term cannot fall below D²/(N − 1) − D: compare losses above that floor. Cost:
-O(N D²) time, O(D²) memory.
+second term cannot fall below D²/(N − 1) − D: compare losses above that floor. Where
+D is well above N, products are N × N. Cost: O(N D min(N, D)) time, O(N D + min(N, D)²)
+memory.
 
 References: Eq. 1–2 of :cite:t:`zbontar2021barlow`; the official code, which normalises
 by batch normalisation, is ``eps=1e-5``.
@@ -124,20 +125,18 @@ def _terms(
 
     dtype = precision.compute_dtype(z_a, z_b)
     with precision.no_autocast(z_a):
-        a = moments.moments(z_a.to(dtype), weight)
-        b = moments.moments(z_b.to(dtype), weight)
-        unit_a, lacking_a = moments.standardise(a, eps)
-        unit_b, lacking_b = moments.standardise(b, eps)
-        # ‖u − v‖² = ‖u‖² + ‖v‖² − 2⟨u, v⟩, with ‖u‖² = 1 − lacking.
-        distance = moments.weigh((unit_a - unit_b).square(), weight).sum(-2)
-        one_minus_c = (lacking_a + lacking_b + distance) / 2
-        invariance = one_minus_c.square().sum(-1)
-        redundancy = moments.off_diagonal_energy(moments.weigh(unit_a, weight), unit_b)
-        present = reduce.present(weight)
-        return BarlowTwinsTerms(
-            reduce.problems(invariance, present, reduction),
-            reduce.problems(redundancy, present, reduction),
-        )
+        pair = moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
+        return _formula(pair, eps, reduction)
+
+
+def _formula(
+    pair: moments.Pair, eps: float, reduction: reduce.Reduction
+) -> BarlowTwinsTerms:
+    one_minus_c, redundancy = pair.correlation(eps)
+    return BarlowTwinsTerms(
+        reduce.problems(one_minus_c.square().sum(-1), pair.present, reduction),
+        reduce.problems(redundancy, pair.present, reduction),
+    )
 
 
 class BarlowTwinsLoss(nn.Module):

@@ -19,7 +19,8 @@ above; ``"algorithm1"`` of the paper's appendix has no ½ before the variance;
 
 Numerics: rows are centred before the products. Where both modalities have collapsed to
 a point the variance term has no gradient: the hinge is steep there, but the derivative
-of the variance itself is 0. Cost: O(N D²) time, O(D²) memory.
+of the variance itself is 0. Where D is well above N, products are N × N, in float64.
+Cost: O(N D min(N, D)) time, O(N D + min(N, D)²) memory.
 
 References: Eq. 1–6 and Algorithm 1 of :cite:t:`bardes2022vicreg`.
 """
@@ -148,32 +149,33 @@ def _terms(
     checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
     checks.row_weight(caller, "weight", weight, z_a)
 
-    d = z_a.shape[-1]
     dtype = precision.compute_dtype(z_a, z_b)
     with precision.no_autocast(z_a):
-        x, y = z_a.to(dtype), z_b.to(dtype)
-        a, b = moments.moments(x, weight), moments.moments(y, weight)
-
-        gap = moments.mean_square_gap(x, y, weight)
-        invariance = gap if convention == "paper" else gap / d
-        variance = _hinge(a, target_std, eps) + _hinge(b, target_std, eps)
-        if convention == "official":
-            variance = variance / 2
-        covariance = (
-            moments.off_diagonal_covariance(a) + moments.off_diagonal_covariance(b)
-        ) / d
-        present = reduce.present(weight)
-        return VICRegTerms(
-            reduce.problems(invariance, present, reduction),
-            reduce.problems(variance, present, reduction),
-            reduce.problems(covariance, present, reduction),
-        )
+        pair = moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
+        return _formula(pair, target_std, eps, convention, reduction)
 
 
-def _hinge(a: moments.Moments, target_std: float, eps: float) -> Tensor:
+def _formula(
+    pair: moments.Pair,
+    target_std: float,
+    eps: float,
+    convention: Convention,
+    reduction: reduce.Reduction,
+) -> VICRegTerms:
+    a, b = pair.spreads()
+    gap = pair.mean_square_gap()
+    invariance = gap if convention == "paper" else gap / pair.width
     # With eps = 0, a constant column has std 0 and gradient 0.
-    std = linalg.sqrt(moments.variance(a) + eps)
-    return torch.relu(target_std - std).mean(-1)
+    std = linalg.sqrt(torch.stack((a.variance, b.variance)) + eps)
+    variance = torch.relu(target_std - std).mean(-1).sum(0)
+    if convention == "official":
+        variance = variance / 2
+    covariance = (a.off_diagonal + b.off_diagonal) / pair.width
+    return VICRegTerms(
+        reduce.problems(invariance, pair.present, reduction),
+        reduce.problems(variance, pair.present, reduction),
+        reduce.problems(covariance, pair.present, reduction),
+    )
 
 
 def _check_weights(
