@@ -12,10 +12,11 @@ the loss is :math:`-\sum_{i \le K} \rho_i` (``"trace"``, the trace norm of the p
 
 Numerics: whitening by Cholesky factors, which has the same singular values, and the
 paper's gradient in closed form, which has no differences of singular values in it: it
-is finite where they repeat. All in float64, covariances included: in float32, with
+is finite where they repeat. The trace takes one singular value decomposition, in the
+forward pass; ‖T‖_F needs none. All in float64, covariances included: in float32, with
 N < D and a small ridge, the value is fine and the error of the gradient exceeds it. The
 ridge is in units of variance: shrinking features shrinks the correlations. Cost:
-O(N D² + D³) time.
+O(N D² + D³) time, O(N D + D²) memory.
 
 Beware of small batches: independent views reach :math:`\sum \rho_i^2 \approx
 D_a D_b / (N - 1)`, and once :math:`D_a + D_b \ge N` some are 1 for any data.
@@ -24,14 +25,12 @@ References: Eq. 10–13 of :cite:t:`andrew2013deep`; canonical correlations are 
 :cite:t:`hotelling1936relations`, computed as by :cite:t:`bjorck1973numerical`.
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import solve_triangular
 
-from xmodal_losses._core import checks, moments, precision, reduce
-from xmodal_losses._core.linalg import cholesky
+from xmodal_losses._core import canonical, checks, moments, precision, reduce
 from xmodal_losses._core.modules import describe
 
 __all__ = ["DCCALoss", "dcca"]
@@ -97,108 +96,33 @@ def dcca(
             "dcca", "num_components", num_components, at_most=most, of="min(D_a, D_b)"
         )
 
+    dtype = precision.compute_dtype(z_a, z_b)
+    rows = torch.float32 if compute_dtype == torch.float32 else dtype
+    pair = moments.PairOfRows(
+        z_a.to(rows), z_b.to(rows), weight, weight, wide=compute_dtype
+    )
     with precision.no_autocast(z_a):
-        pair = moments.PairOfRows(
-            z_a.to(compute_dtype), z_b.to(compute_dtype), weight, weight
-        )
-        c_aa, c_bb, c_ab = pair.covariances()
-        k = num_components or most
-        if objective == "frobenius" and k == most:
-            # No singular values needed, and differentiable as often as one likes.
-            total = _whiten(c_aa, c_bb, c_ab, ridge)[0].square().sum((-2, -1))
-        else:
-            power = 1 if objective == "trace" else 2
-            total, *_ = _SumOfCorrelations.apply(  # type: ignore[no-untyped-call]
-                c_aa, c_bb, c_ab, ridge, k, power
-            )
-        value = -total.to(precision.compute_dtype(z_a, z_b))
-        return reduce.problems(value, pair.present, reduction)
+        value = _formula(pair, num_components or most, most, ridge, objective)
+        return reduce.problems(value.to(dtype), pair.present, reduction)
 
 
-def _whiten(
-    c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return T = L_a⁻¹ C_ab L_b⁻ᵀ and the Cholesky factors L_a, L_b."""
-    l_a, l_b = cholesky(c_aa, ridge), cholesky(c_bb, ridge)
-    half = solve_triangular(l_a, c_ab, upper=False)
-    return solve_triangular(l_b, half.mT, upper=False).mT, l_a, l_b
-
-
-class _SumOfCorrelations(torch.autograd.Function):
-    """The sum of the K largest ρ or ρ², with the gradient of Eq. 12–13.
-
-    With T = U diag(ρ) Vᵀ, the canonical directions are A = L_a⁻ᵀU and B = L_b⁻ᵀV, and
-    for a sum of f(ρ) the gradients are
-
-        ∇_ab = A diag(f′) Bᵀ,  ∇_aa = −½ A diag(f′ρ) Aᵀ,  ∇_bb = −½ B diag(f′ρ) Bᵀ.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float, k: int, power: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        t, l_a, l_b = _whiten(c_aa, c_bb, c_ab, ridge)
-        u, rho, vh = torch.linalg.svd(t, full_matrices=False)
-        u, rho, v = u[..., :k], rho[..., :k], vh.mT[..., :k]
-        a = solve_triangular(l_a.mT, u, upper=True)
-        b = solve_triangular(l_b.mT, v, upper=True)
-        return (rho**power).sum(-1), rho, a, b
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        c_aa, c_bb, c_ab, _, _, ctx.power = inputs
-        _, rho, a, b = output
-        ctx.mark_non_differentiable(rho, a, b)
-        ctx.save_for_backward(c_aa, c_bb, c_ab, rho, a, b)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
-        c_aa, c_bb, c_ab, rho, a, b = ctx.saved_tensors
-        if ctx.power == 1:
-            # T has no scale: its rounding errors are of order eps. Of a correlation
-            # that is 0 the direction is arbitrary, and so would be its gradient.
-            noise = c_ab.shape[-2] * torch.finfo(rho.dtype).eps
-            slope = (rho > noise).to(rho.dtype)
-        else:
-            slope = 2 * rho
-        slope = grad[..., None, None] * slope[..., None, :]
-        rho = rho[..., None, :]
-        grads = (
-            -0.5 * (a * slope * rho) @ a.mT,
-            -0.5 * (b * slope * rho) @ b.mT,
-            (a * slope) @ b.mT,
-        )
-        if not torch.compiler.is_compiling():  # compiled code has no second derivative
-            grads = _FirstDerivative.apply(*grads, c_aa, c_bb, c_ab)  # type: ignore[no-untyped-call]
-        return *grads, None, None, None
-
-
-class _FirstDerivative(torch.autograd.Function):
-    """Hands gradients on; differentiating them again is an error, not a wrong number.
-
-    Their dependence on the covariances (through ρ, A and B) is not in the graph.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        d_aa: Tensor, d_bb: Tensor, d_ab: Tensor, *covariances: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return d_aa.clone(), d_bb.clone(), d_ab.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(
-            "dcca: objective must be 'frobenius' with all components for second "
-            "derivatives, got 'trace' or a smaller num_components."
-        )
+def _formula(
+    pair: moments.Pair, k: int, most: int, ridge: float, objective: Objective
+) -> Tensor:
+    if objective == "frobenius" and k == most:
+        # No singular values needed, and differentiable as often as one likes.
+        return -canonical.sum_of_squares(*pair.covariances(), ridge)
+    c_aa, c_bb, c_ab = (c.detach() for c in pair.covariances())
+    rho, a, b = canonical.correlations(c_aa, c_bb, c_ab, ridge, k)
+    if objective == "trace":
+        # T has no scale: its rounding errors are of order eps. Of a correlation that
+        # is 0 the direction is arbitrary, and so would be its gradient.
+        noise = c_ab.shape[-2] * torch.finfo(rho.dtype).eps
+        value, slope = rho.sum(-1), (rho > noise).to(rho.dtype)
+    else:
+        value, slope = rho.square().sum(-1), 2 * rho
+    # Eq. 12–13 of the paper: of Σf(ρ), f′ABᵀ to C_ab, −½f′ρAAᵀ to C_aa, −½f′ρBBᵀ.
+    return pair.along(-value, moments.Directions(a, b, rho, -slope))
 
 
 def _check_options(

@@ -5,6 +5,7 @@ the energy off a diagonal). Who answers, and how, is decided here.
 """
 
 from xmodal_losses._core.moments.pair import Pair, Spread
+from xmodal_losses._core.moments.products import Directions
 from xmodal_losses._core.moments.rows import (
     Moments,
     PairOfRows,
@@ -13,4 +14,13 @@ from xmodal_losses._core.moments.rows import (
     variance,
 )
 
-__all__ = ["Moments", "Pair", "PairOfRows", "Spread", "drop", "moments", "variance"]
+__all__ = [
+    "Directions",
+    "Moments",
+    "Pair",
+    "PairOfRows",
+    "Spread",
+    "drop",
+    "moments",
+    "variance",
+]

@@ -18,12 +18,6 @@ from torch import Tensor
 _COLUMNS = 1024  # in float64 at a time
 
 
-def products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return XᵀX, YᵀY and XᵀY."""
-    out: tuple[Tensor, Tensor, Tensor] = _Products.apply(x, y)  # type: ignore[no-untyped-call]
-    return out
-
-
 def gap(x: Tensor, y: Tensor) -> Tensor:
     """Return ‖XᵀX − YᵀY‖²_F, ``(…)``; X and Y may differ in their number of rows."""
     route = _GapByRows if _by_rows(x, y, 2.5, differs=True) else _Gap
@@ -95,32 +89,6 @@ def _wide_blocks(x: Tensor) -> Iterator[Tensor]:
 def _scalar(grad: Tensor) -> Tensor:
     """Make the gradient of a value per problem one that multiplies matrices."""
     return grad[..., None, None]
-
-
-class _Products(torch.autograd.Function):
-    """XᵀX, YᵀY, XᵀY: of slopes G, H, K the gradient is X(G + Gᵀ) + YKᵀ, Y(H + Hᵀ) + XK.
-
-    Both terms of G are one product; autograd would make two.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return x.mT @ x, y.mT @ y, x.mT @ y
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor, h: Tensor, k: Tensor) -> Any:
-        x, y = ctx.saved_tensors
-        need_x, need_y = ctx.needs_input_grad
-        return (
-            x @ (g + g.mT) + y @ k.mT if need_x else None,
-            y @ (h + h.mT) + x @ k if need_y else None,
-        )
 
 
 class _Gap(torch.autograd.Function):

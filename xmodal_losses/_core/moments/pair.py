@@ -4,6 +4,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from xmodal_losses._core.moments.products import Directions
+
 
 class Spread(NamedTuple):
     """How the columns of one batch vary, and how they vary together."""
@@ -37,6 +39,12 @@ class Pair(Protocol):
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return C_aa, C_bb and C_ab."""
+
+    def along(self, value: Tensor, directions: Directions) -> Tensor:
+        """Return ``value`` with the gradient that ``directions`` tell, and no second.
+
+        The value is a function of the covariances; it and they are constants.
+        """
 
     def covariance_gap(self) -> Tensor:
         """Return ‖C_aa − C_bb‖²_F, ``(…)``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import linalg, reduce
-from xmodal_losses._core.moments import energy
+from xmodal_losses._core.moments import energy, products
 from xmodal_losses._core.moments.pair import Spread
 from xmodal_losses._core.reduce import inverse
 
@@ -171,7 +171,15 @@ def _floor(z: Tensor, weight: Tensor | None, eps: float) -> Tensor | None:
 
 
 class PairOfRows:
-    """The :class:`~xmodal_losses._core.moments.Pair` of two batches of rows."""
+    """The :class:`~xmodal_losses._core.moments.Pair` of two batches of rows.
+
+    Args:
+        z_a: Rows ``(…, N, D_a)``.
+        z_b: Rows ``(…, M, D_b)``.
+        weight_a: ``(…, N)``, or None.
+        weight_b: ``(…, M)``, or None.
+        wide: Dtype of :meth:`covariances`.
+    """
 
     def __init__(
         self,
@@ -179,8 +187,12 @@ class PairOfRows:
         z_b: Tensor,
         weight_a: Tensor | None = None,
         weight_b: Tensor | None = None,
+        *,
+        wide: torch.dtype = torch.float64,
     ) -> None:
         self._sides = ((z_a, weight_a), (z_b, weight_b))
+        self._dtype = wide
+        self._wide: tuple[products.Centred, products.Centred, float] | None = None
 
     @property
     def width(self) -> int:
@@ -204,8 +216,22 @@ class PairOfRows:
         return (weight * squares).sum(-1) * inverse(weight.sum(-1))
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
-        x, y = (_rows(*side) for side in self._sides)
-        return energy.products(x, y)
+        return products.covariances(*self._widened())
+
+    def along(self, value: Tensor, directions: products.Directions) -> Tensor:
+        return products.along(value, directions, *self._widened())
+
+    def _widened(self) -> tuple[products.Centred, products.Centred, float]:
+        """Return both batches, and what scales their products."""
+        if self._wide is None:
+            (z_a, weight), (z_b, _) = self._sides
+            if weight is None:
+                a, b = (products.centred(z, self._dtype) for z in (z_a, z_b))
+                self._wide = a, b, 1 / (z_a.shape[-2] - 1)
+            else:
+                x, y = (_rows(z.to(self._dtype), weight) for z in (z_a, z_b))
+                self._wide = products.Centred(x, None), products.Centred(y, None), 1.0
+        return self._wide
 
     def covariance_gap(self) -> Tensor:
         x, y = (_rows(*side) for side in self._sides)
