@@ -90,39 +90,44 @@ def dcca(
     _check_options("dcca", num_components, ridge, objective, compute_dtype, reduction)
     checks.embeddings("dcca", z_a, z_b, paired=True, same_width=False, min_rows=2)
     checks.row_weight("dcca", "weight", weight, z_a)
-    most = min(z_a.shape[-1], z_b.shape[-1])
-    if num_components is not None:
-        checks.count(
-            "dcca", "num_components", num_components, at_most=most, of="min(D_a, D_b)"
-        )
-
     dtype = precision.compute_dtype(z_a, z_b)
     rows = torch.float32 if compute_dtype == torch.float32 else dtype
     pair = moments.PairOfRows(
         z_a.to(rows), z_b.to(rows), weight, weight, wide=compute_dtype
     )
     with precision.no_autocast(z_a):
-        value = _formula(pair, num_components or most, most, ridge, objective)
-        return reduce.problems(value.to(dtype), pair.present, reduction)
+        loss = _loss(pair, num_components, ridge, objective, reduction)
+        return loss.to(dtype)
 
 
-def _formula(
-    pair: moments.Pair, k: int, most: int, ridge: float, objective: Objective
+def _loss(
+    pair: moments.Pair,
+    num_components: int | None,
+    ridge: float,
+    objective: Objective,
+    reduction: reduce.Reduction,
 ) -> Tensor:
+    covariances = pair.covariances()
+    k = most = min(covariances[2].shape[-2:])
+    if num_components is not None:
+        k = num_components
+        checks.count("dcca", "num_components", k, at_most=most, of="min(D_a, D_b)")
     if objective == "frobenius" and k == most:
         # No singular values needed, and differentiable as often as one likes.
-        return -canonical.sum_of_squares(*pair.covariances(), ridge)
-    c_aa, c_bb, c_ab = (c.detach() for c in pair.covariances())
-    rho, a, b = canonical.correlations(c_aa, c_bb, c_ab, ridge, k)
+        loss = -canonical.sum_of_squares(*covariances, ridge)
+        return reduce.problems(loss, pair.present, reduction)
+
+    rho, a, b = canonical.correlations(*covariances, ridge, k)
     if objective == "trace":
         # T has no scale: its rounding errors are of order eps. Of a correlation that
         # is 0 the direction is arbitrary, and so would be its gradient.
-        noise = c_ab.shape[-2] * torch.finfo(rho.dtype).eps
-        value, slope = rho.sum(-1), (rho > noise).to(rho.dtype)
+        noise = most * torch.finfo(rho.dtype).eps
+        loss, slope = -rho.sum(-1), -(rho > noise).to(rho.dtype)
     else:
-        value, slope = rho.square().sum(-1), 2 * rho
+        loss, slope = -rho.square().sum(-1), -2 * rho
     # Eq. 12–13 of the paper: of Σf(ρ), f′ABᵀ to C_ab, −½f′ρAAᵀ to C_aa, −½f′ρBBᵀ.
-    return pair.along(-value, moments.Directions(a, b, rho, -slope))
+    loss = pair.along(loss, moments.Directions(a, b, rho, slope))
+    return reduce.problems(loss, pair.present, reduction)
 
 
 def _check_options(
@@ -165,6 +170,9 @@ class DCCALoss(nn.Module):
         >>> xl.DCCALoss(num_components=10)(rgb, ir).backward()
     """
 
+    #: What the loss looks at, for batches that come in chunks.
+    _moments = frozenset({"aa", "bb", "ab"})
+
     def __init__(
         self,
         *,
@@ -197,6 +205,11 @@ class DCCALoss(nn.Module):
             compute_dtype=self.compute_dtype,
             weight=weight,
             reduction=self.reduction,
+        )
+
+    def _of_moments(self, pair: moments.Pair) -> Tensor:
+        return _loss(
+            pair, self.num_components, self.ridge, self.objective, self.reduction
         )
 
     def extra_repr(self) -> str:

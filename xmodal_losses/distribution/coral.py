@@ -163,6 +163,9 @@ class CORALLoss(nn.Module):
         >>> xl.CORALLoss(mean_weight=1.0)(rgb, ir).backward()
     """
 
+    #: What the loss looks at, for batches that come in chunks.
+    _moments = frozenset({"aa", "bb", "mean_gap"})
+
     def __init__(
         self, *, mean_weight: float = 0.0, reduction: reduce.Reduction = "mean"
     ) -> None:
@@ -189,6 +192,9 @@ class CORALLoss(nn.Module):
             weight_b=weight_b,
             reduction=self.reduction,
         )
+
+    def _of_moments(self, pair: moments.Pair) -> Tensor:
+        return _loss(pair, self.mean_weight, self.reduction)
 
     def extra_repr(self) -> str:
         """Return the options."""

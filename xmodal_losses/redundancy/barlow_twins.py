@@ -57,7 +57,9 @@ def barlow_twins_terms(
     Returns:
         ``invariance``, Σ(1 − C_ii)², and ``redundancy``, Σ_{i≠j} C_ij²; both ≥ 0.
     """
-    return _terms("barlow_twins_terms", z_a, z_b, eps, weight, reduction)
+    pair = _pair("barlow_twins_terms", z_a, z_b, eps, weight, reduction)
+    with precision.no_autocast(z_a):
+        return _terms(pair, eps, reduction)
 
 
 def barlow_twins(
@@ -106,30 +108,22 @@ def barlow_twins(
         tensor(8.)
     """
     checks.number("barlow_twins", "redundancy_weight", redundancy_weight, at_least=0.0)
-    terms = _terms("barlow_twins", z_a, z_b, eps, weight, reduction)
+    pair = _pair("barlow_twins", z_a, z_b, eps, weight, reduction)
+    with precision.no_autocast(z_a):
+        return _loss(pair, redundancy_weight, eps, reduction)
+
+
+def _loss(
+    pair: moments.Pair,
+    redundancy_weight: float,
+    eps: float,
+    reduction: reduce.Reduction,
+) -> Tensor:
+    terms = _terms(pair, eps, reduction)
     return terms.invariance + redundancy_weight * terms.redundancy
 
 
 def _terms(
-    caller: str,
-    z_a: Tensor,
-    z_b: Tensor,
-    eps: float,
-    weight: Tensor | None,
-    reduction: reduce.Reduction,
-) -> BarlowTwinsTerms:
-    checks.number(caller, "eps", eps, at_least=0.0)
-    checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
-    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
-    checks.row_weight(caller, "weight", weight, z_a)
-
-    dtype = precision.compute_dtype(z_a, z_b)
-    with precision.no_autocast(z_a):
-        pair = moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
-        return _formula(pair, eps, reduction)
-
-
-def _formula(
     pair: moments.Pair, eps: float, reduction: reduce.Reduction
 ) -> BarlowTwinsTerms:
     one_minus_c, redundancy = pair.correlation(eps)
@@ -137,6 +131,22 @@ def _formula(
         reduce.problems(one_minus_c.square().sum(-1), pair.present, reduction),
         reduce.problems(redundancy, pair.present, reduction),
     )
+
+
+def _pair(
+    caller: str,
+    z_a: Tensor,
+    z_b: Tensor,
+    eps: float,
+    weight: Tensor | None,
+    reduction: reduce.Reduction,
+) -> moments.Pair:
+    checks.number(caller, "eps", eps, at_least=0.0)
+    checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
+    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
+    checks.row_weight(caller, "weight", weight, z_a)
+    dtype = precision.compute_dtype(z_a, z_b)
+    return moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
 
 
 class BarlowTwinsLoss(nn.Module):
@@ -158,6 +168,9 @@ class BarlowTwinsLoss(nn.Module):
         >>> rgb, ir = torch.randn(2, 256, 128, requires_grad=True)
         >>> xl.BarlowTwinsLoss()(rgb, ir).backward()
     """
+
+    #: What the loss looks at, for batches that come in chunks.
+    _moments = frozenset({"ab", "variance_a", "variance_b"})
 
     def __init__(
         self,
@@ -187,6 +200,9 @@ class BarlowTwinsLoss(nn.Module):
             weight=weight,
             reduction=self.reduction,
         )
+
+    def _of_moments(self, pair: moments.Pair) -> Tensor:
+        return _loss(pair, self.redundancy_weight, self.eps, self.reduction)
 
     def extra_repr(self) -> str:
         """Return the options."""

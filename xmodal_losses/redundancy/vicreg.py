@@ -72,9 +72,10 @@ def vicreg_terms(
         ``invariance`` s, ``variance`` (both modalities, with the ½ if the convention
         has it) and ``covariance`` c(A) + c(B); all ≥ 0.
     """
-    return _terms(
-        "vicreg_terms", z_a, z_b, target_std, eps, convention, weight, reduction
-    )
+    _check_options("vicreg_terms", target_std, eps, convention, reduction)
+    pair = _pair("vicreg_terms", z_a, z_b, weight)
+    with precision.no_autocast(z_a):
+        return _terms(pair, target_std, eps, convention, reduction)
 
 
 def vicreg(
@@ -127,35 +128,24 @@ def vicreg(
         tensor(25.)
     """
     _check_weights("vicreg", invariance_weight, variance_weight, covariance_weight)
-    terms = _terms("vicreg", z_a, z_b, target_std, eps, convention, weight, reduction)
+    _check_options("vicreg", target_std, eps, convention, reduction)
+    pair = _pair("vicreg", z_a, z_b, weight)
+    with precision.no_autocast(z_a):
+        terms = _terms(pair, target_std, eps, convention, reduction)
+    return _sum(terms, invariance_weight, variance_weight, covariance_weight)
+
+
+def _sum(
+    terms: VICRegTerms, invariance: float, variance: float, covariance: float
+) -> Tensor:
     return (
-        invariance_weight * terms.invariance
-        + variance_weight * terms.variance
-        + covariance_weight * terms.covariance
+        invariance * terms.invariance
+        + variance * terms.variance
+        + covariance * terms.covariance
     )
 
 
 def _terms(
-    caller: str,
-    z_a: Tensor,
-    z_b: Tensor,
-    target_std: float,
-    eps: float,
-    convention: Convention,
-    weight: Tensor | None,
-    reduction: reduce.Reduction,
-) -> VICRegTerms:
-    _check_options(caller, target_std, eps, convention, reduction)
-    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
-    checks.row_weight(caller, "weight", weight, z_a)
-
-    dtype = precision.compute_dtype(z_a, z_b)
-    with precision.no_autocast(z_a):
-        pair = moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
-        return _formula(pair, target_std, eps, convention, reduction)
-
-
-def _formula(
     pair: moments.Pair,
     target_std: float,
     eps: float,
@@ -176,6 +166,13 @@ def _formula(
         reduce.problems(variance, pair.present, reduction),
         reduce.problems(covariance, pair.present, reduction),
     )
+
+
+def _pair(caller: str, z_a: Tensor, z_b: Tensor, weight: Tensor | None) -> moments.Pair:
+    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
+    checks.row_weight(caller, "weight", weight, z_a)
+    dtype = precision.compute_dtype(z_a, z_b)
+    return moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
 
 
 def _check_weights(
@@ -219,6 +216,9 @@ class VICRegLoss(nn.Module):
         >>> xl.VICRegLoss()(rgb, ir).backward()
     """
 
+    #: What the loss looks at, for batches that come in chunks.
+    _moments = frozenset({"aa", "bb", "square_gap"})
+
     def __init__(
         self,
         *,
@@ -257,6 +257,12 @@ class VICRegLoss(nn.Module):
             convention=self.convention,
             weight=weight,
             reduction=self.reduction,
+        )
+
+    def _of_moments(self, pair: moments.Pair) -> Tensor:
+        terms = _terms(pair, self.target_std, self.eps, self.convention, self.reduction)
+        return _sum(
+            terms, self.invariance_weight, self.variance_weight, self.covariance_weight
         )
 
     def extra_repr(self) -> str:

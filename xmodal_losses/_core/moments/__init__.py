@@ -4,6 +4,7 @@ Losses are formulas over a :class:`Pair`, which says what can be asked (a covari
 the energy off a diagonal). Who answers, and how, is decided here.
 """
 
+from xmodal_losses._core.moments.accumulated import Accumulator
 from xmodal_losses._core.moments.pair import Pair, Spread
 from xmodal_losses._core.moments.products import Directions
 from xmodal_losses._core.moments.rows import (
@@ -15,6 +16,7 @@ from xmodal_losses._core.moments.rows import (
 )
 
 __all__ = [
+    "Accumulator",
     "Directions",
     "Moments",
     "Pair",
