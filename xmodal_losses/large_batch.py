@@ -1,12 +1,13 @@
 """Batches larger than memory: their loss and exact gradient, chunk by chunk."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xmodal_losses._core import checks, precision
-from xmodal_losses._core.moments import Accumulator
+from xmodal_losses._core.moments import Accumulator, Pair
 
 __all__ = ["ChunkedMoments"]
 
@@ -63,6 +64,7 @@ class ChunkedMoments:
             )
         self.criterion = criterion
         self._names: frozenset[str] = names
+        self._formula: Callable[[Pair], Tensor] = criterion._of_moments  # type: ignore[assignment]
         self.reset()
 
     def reset(self) -> None:
@@ -72,7 +74,6 @@ class ChunkedMoments:
         self._rows = 0
         self._dtype = torch.float32
         self._loss: Tensor | None = None
-        self._slopes: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def update(
@@ -141,7 +142,7 @@ class ChunkedMoments:
             grads = [
                 grad.to(precision.compute_dtype(z))
                 for grad, z in zip(
-                    accumulator.gradients(self._slopes, z_a, z_b, *weights),
+                    accumulator.gradients(z_a, z_b, *weights),
                     (z_a, z_b),
                     strict=True,
                 )
@@ -157,15 +158,7 @@ class ChunkedMoments:
                 "ChunkedMoments: the batch must have rows, got none. Call update first."
             )
         if self._loss is None:
-            with torch.enable_grad():
-                summary = self._accumulator.summary()
-                loss = self.criterion._of_moments(summary)  # type: ignore[operator]
-                # A term of weight 0 does not look at its moments.
-                slopes = torch.autograd.grad(
-                    loss, list(summary.moments.values()), materialize_grads=True
-                )
-            self._slopes = dict(zip(summary.moments, slopes, strict=True))
-            self._loss = loss.detach()
+            self._loss = self._accumulator.solve(self._formula)
         return self._loss, self._accumulator
 
     def _weights(

@@ -4,13 +4,14 @@ The sums are float64, about a common mean, and merged by the update of
 :cite:t:`chan1983algorithms`: as exact as if all rows had been there at once.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xmodal_losses._core.linalg import negligible
-from xmodal_losses._core.moments.pair import Spread
+from xmodal_losses._core.moments.pair import Pair, Spread
 from xmodal_losses._core.moments.products import Directions
 from xmodal_losses._core.moments.rows import drop
 from xmodal_losses._core.reduce import inverse
@@ -86,6 +87,7 @@ class Accumulator:
         self._a, self._b = _Side(z_a), _Side(z_b)
         self._square_gap = torch.zeros_like(self._a.total)
         self._products: dict[str, Tensor] = {}
+        self._slopes: dict[str, Tensor] = {}
 
     def update(
         self, z_a: Tensor, z_b: Tensor, weight_a: Tensor | None, weight_b: Tensor | None
@@ -102,8 +104,56 @@ class Accumulator:
             squares = (z_a - z_b).square().sum(-1)
             self._square_gap = self._square_gap + (w_a * squares).sum(-1)
 
-    def summary(self) -> Summary:
-        """Return what has been seen so far; its moments are leaves of a new graph."""
+    def solve(self, loss: Callable[[Pair], Tensor]) -> Tensor:
+        """Return the loss of what has been taken in, and keep its derivatives."""
+        with torch.enable_grad():
+            summary = self._summary()
+            value = loss(summary)
+            # A term of weight 0 does not look at its moments.
+            slopes = torch.autograd.grad(
+                value, list(summary.moments.values()), materialize_grads=True
+            )
+        self._slopes = dict(zip(summary.moments, slopes, strict=True))
+        for name in self._slopes.keys() & {"aa", "bb"}:  # of XᵀX: X(G + Gᵀ)
+            self._slopes[name] = self._slopes[name] + self._slopes[name].mT
+        return value.detach()
+
+    def gradients(
+        self, z_a: Tensor, z_b: Tensor, weight_a: Tensor | None, weight_b: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of a chunk, of the loss solved for, in float64."""
+        z_a, w_a = _wide(z_a, weight_a)
+        z_b, w_b = _wide(z_b, weight_b)
+        a, b, slopes = self._a, self._b, self._slopes
+        x, y = z_a - a.origin - a.mean, z_b - b.origin - b.mean
+        grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y)
+        # Of second moments. Through the mean: 0, as rows about it add up to 0.
+        if "aa" in slopes:
+            grad_x += x @ slopes["aa"]
+        if "bb" in slopes:
+            grad_y += y @ slopes["bb"]
+        if "ab" in slopes:
+            grad_x += y @ slopes["ab"].mT
+            grad_y += x @ slopes["ab"]
+        if "variance_a" in slopes:
+            grad_x += 2 * x * slopes["variance_a"].unsqueeze(-2)
+            grad_y += 2 * y * slopes["variance_b"].unsqueeze(-2)
+        grad_x *= a.over_dof()[..., None, None]
+        grad_y *= b.over_dof()[..., None, None]
+        # Of first moments.
+        if "mean_gap" in slopes:
+            slope = slopes["mean_gap"].unsqueeze(-2)
+            grad_x += slope * inverse(a.total)[..., None, None]
+            grad_y -= slope * inverse(b.total)[..., None, None]
+        if "square_gap" in slopes:
+            slope = (slopes["square_gap"] * inverse(a.total))[..., None, None]
+            gap = 2 * slope * (z_a - z_b)
+            grad_x += gap
+            grad_y -= gap
+        return w_a.unsqueeze(-1) * grad_x, w_b.unsqueeze(-1) * grad_y
+
+    def _summary(self) -> Summary:
+        """Return the moments, as leaves of a new graph."""
         a, b = self._a, self._b
         over_a, over_b = a.over_dof(), b.over_dof()
         moments = {
@@ -121,58 +171,8 @@ class Accumulator:
             a.mean.shape[-1],
             (a.total > 0) & (b.total > 0),
             a.total * over_a,
-            {name: moments[name].requires_grad_() for name in self._names},
+            {name: moments[name].requires_grad_() for name in sorted(self._names)},
         )
-
-    def gradients(
-        self,
-        slopes: dict[str, Tensor],
-        z_a: Tensor,
-        z_b: Tensor,
-        weight_a: Tensor | None,
-        weight_b: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the gradients of a chunk, in float64.
-
-        Args:
-            slopes: The derivatives of the loss by the moments.
-            z_a: The rows of the chunk.
-            z_b: The rows of the chunk.
-            weight_a: As they were given to :meth:`update`.
-            weight_b: As they were given to :meth:`update`.
-        """
-        z_a, w_a = _wide(z_a, weight_a)
-        z_b, w_b = _wide(z_b, weight_b)
-        a, b = self._a, self._b
-        x, y = z_a - a.origin - a.mean, z_b - b.origin - b.mean
-        # Of second moments: those through the mean are 0, as rows about it add up to 0.
-        grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y)
-        if "aa" in slopes:
-            grad_x += x @ (slopes["aa"] + slopes["aa"].mT)
-        if "bb" in slopes:
-            grad_y += y @ (slopes["bb"] + slopes["bb"].mT)
-        if "ab" in slopes:
-            grad_x += y @ slopes["ab"].mT
-            grad_y += x @ slopes["ab"]
-        if "variance_a" in slopes:
-            grad_x += 2 * x * slopes["variance_a"].unsqueeze(-2)
-            grad_y += 2 * y * slopes["variance_b"].unsqueeze(-2)
-        grad_x *= a.over_dof()[..., None, None]
-        grad_y *= b.over_dof()[..., None, None]
-        # Of first moments.
-        if "mean_gap" in slopes:
-            grad_x += (slopes["mean_gap"] * inverse(a.total).unsqueeze(-1)).unsqueeze(
-                -2
-            )
-            grad_y -= (slopes["mean_gap"] * inverse(b.total).unsqueeze(-1)).unsqueeze(
-                -2
-            )
-        if "square_gap" in slopes:
-            slope = (slopes["square_gap"] * inverse(a.total))[..., None, None]
-            gap = 2 * slope * (z_a - z_b)
-            grad_x += gap
-            grad_y -= gap
-        return w_a.unsqueeze(-1) * grad_x, w_b.unsqueeze(-1) * grad_y
 
 
 def _wide(z: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
