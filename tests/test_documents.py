@@ -42,7 +42,7 @@ def test_loss_has_its_documents(loss):
 
 
 def test_every_public_name_is_on_a_page():
-    pages = "".join(page.read_text() for page in (ROOT / "docs/losses").glob("*.md"))
+    pages = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
     for module in (F, xl):
         for name in module.__all__:
             if callable(getattr(module, name)):
@@ -78,7 +78,12 @@ def test_version_is_one():
 
 @pytest.mark.parametrize(
     "parts",
-    [("README.md",), ("docs", "index.md"), ("docs", "quickstart.md")],
+    [
+        ("README.md",),
+        ("docs", "index.md"),
+        ("docs", "quickstart.md"),
+        ("docs", "large_batch.md"),
+    ],
     ids="/".join,
 )
 def test_documented_code_runs(parts, capsys):

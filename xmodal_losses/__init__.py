@@ -17,6 +17,7 @@ from xmodal_losses.kernels import (
     PolynomialKernel,
     RationalQuadraticKernel,
 )
+from xmodal_losses.large_batch import ChunkedMoments
 from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
 from xmodal_losses.redundancy.vicreg import VICRegLoss
 
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BarlowTwinsLoss",
     "CORALLoss",
+    "ChunkedMoments",
     "DCCALoss",
     "EnergyKernel",
     "GaussianKernel",

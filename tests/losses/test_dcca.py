@@ -6,12 +6,14 @@ import scipy.linalg
 import torch
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_iris, load_linnerud
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmodal_losses.functional as F
 from harness import Case, to_torch, value_and_grad
 from reference.dcca import canonical_correlations
 from specs import BY_NAME
 from tolerances import SAME
+from xmodal_losses._core.moments import products
 
 SPEC = BY_NAME["dcca"]
 
@@ -186,6 +188,71 @@ def test_float32_inputs_are_decomposed_in_float64(objective):
     assert_allclose(value, truth, rtol=1e-6)
     for grad, true_grad in zip(grads, true_grads, strict=True):
         assert (grad - true_grad).norm() < 1e-5 * true_grad.norm()
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 1e-5])
+@pytest.mark.parametrize("shape", [(256, 16), (12, 32)], ids=str)
+def test_float32_inputs_that_are_ill_conditioned(shape, ridge):
+    """Deviations from 1 to 1e-4 along some axes; N < D. Only the last product of the
+    gradient is in float32, and costs no digit."""
+    rows, dim = shape
+    inputs = SPEC.draw(Case(rows=(rows, rows), dims=(dim, dim)))
+    rng = np.random.default_rng(3)
+    for name, z in inputs.items():
+        rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+        inputs[name] = (z * np.logspace(0, -4, dim)) @ rotation + 1
+    inputs = {n: z.astype(np.float32).astype(float) for n, z in inputs.items()}
+    for options in ({}, {"num_components": 3}, {"objective": "frobenius"}):
+        truth, *true_grads = value_and_grad(SPEC, inputs, ridge=ridge, **options)
+        value, *grads = value_and_grad(
+            SPEC, inputs, torch.float32, ridge=ridge, **options
+        )
+        assert_allclose(value, truth, rtol=1e-6)
+        for grad, true_grad in zip(grads, true_grads, strict=True):
+            assert (grad - true_grad).norm() < 1e-6 * true_grad.norm()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_more_rows_than_are_widened_at_a_time(weighted, monkeypatch):
+    inputs = SPEC.draw(Case({}, (11, 11), (3, 2), (2,), weighted))
+    for options in ({}, {"num_components": 1}, {"objective": "frobenius"}):
+        expected = value_and_grad(SPEC, inputs, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(products, "_ROWS", 4)
+            for got, one_block in zip(
+                value_and_grad(SPEC, inputs, **options), expected, strict=True
+            ):
+                assert_allclose(got, one_block, **SAME)
+
+
+class _Count(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **kwargs or {})
+
+    def of(self, *parts):
+        return [name for name in self.names if any(part in name for part in parts)]
+
+
+@pytest.mark.parametrize(
+    ("options", "decompositions"),
+    [({}, 1), ({"num_components": 2}, 1), ({"objective": "frobenius"}, 0)],
+)
+def test_decompositions(options, decompositions):
+    """Batched, at most one SVD forward, none backward."""
+    tensors = to_torch(SPEC.draw(Case(rows=(9, 9), dims=(4, 3), lead=(5,))))
+    with _Count() as forward:
+        value = SPEC(tensors, **options)
+    with _Count() as backward:
+        value.backward()
+    kinds = ("svd", "eig", "qr", "lu_")
+    assert len(forward.of(*kinds)) == decompositions
+    assert len(forward.of("cholesky")) == 2
+    assert not backward.of(*kinds, "cholesky")
 
 
 @pytest.mark.parametrize("kind", ["constant", "zero", "repeated", "dependent"])

@@ -12,10 +12,11 @@ the loss is :math:`-\sum_{i \le K} \rho_i` (``"trace"``, the trace norm of the p
 
 Numerics: whitening by Cholesky factors, which has the same singular values, and the
 paper's gradient in closed form, which has no differences of singular values in it: it
-is finite where they repeat. All in float64, covariances included: in float32, with
+is finite where they repeat. The trace takes one singular value decomposition, in the
+forward pass; ‖T‖_F needs none. All in float64, covariances included: in float32, with
 N < D and a small ridge, the value is fine and the error of the gradient exceeds it. The
 ridge is in units of variance: shrinking features shrinks the correlations. Cost:
-O(N D² + D³) time.
+O(N D² + D³) time, O(N D + D²) memory.
 
 Beware of small batches: independent views reach :math:`\sum \rho_i^2 \approx
 D_a D_b / (N - 1)`, and once :math:`D_a + D_b \ge N` some are 1 for any data.
@@ -24,14 +25,12 @@ References: Eq. 10–13 of :cite:t:`andrew2013deep`; canonical correlations are 
 :cite:t:`hotelling1936relations`, computed as by :cite:t:`bjorck1973numerical`.
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import solve_triangular
 
-from xmodal_losses._core import checks, moments, precision, reduce
-from xmodal_losses._core.linalg import cholesky
+from xmodal_losses._core import canonical, checks, moments, precision, reduce
 from xmodal_losses._core.modules import describe
 
 __all__ = ["DCCALoss", "dcca"]
@@ -91,115 +90,44 @@ def dcca(
     _check_options("dcca", num_components, ridge, objective, compute_dtype, reduction)
     checks.embeddings("dcca", z_a, z_b, paired=True, same_width=False, min_rows=2)
     checks.row_weight("dcca", "weight", weight, z_a)
-    most = min(z_a.shape[-1], z_b.shape[-1])
-    if num_components is not None:
-        checks.count(
-            "dcca", "num_components", num_components, at_most=most, of="min(D_a, D_b)"
-        )
-
+    dtype = precision.compute_dtype(z_a, z_b)
+    rows = torch.float32 if compute_dtype == torch.float32 else dtype
+    pair = moments.PairOfRows(
+        z_a.to(rows), z_b.to(rows), weight, weight, wide=compute_dtype
+    )
     with precision.no_autocast(z_a):
-        a = moments.moments(z_a.to(compute_dtype), weight)
-        b = moments.moments(z_b.to(compute_dtype), weight)
-        c_ab = moments.covariance(a, b)
-        c_aa = moments.covariance(a, a)
-        c_bb = moments.covariance(b, b)
-        k = num_components or most
-        if objective == "frobenius" and k == most:
-            # No singular values needed, and differentiable as often as one likes.
-            total = _whiten(c_aa, c_bb, c_ab, ridge)[0].square().sum((-2, -1))
-        else:
-            power = 1 if objective == "trace" else 2
-            total, *_ = _SumOfCorrelations.apply(  # type: ignore[no-untyped-call]
-                c_aa, c_bb, c_ab, ridge, k, power
-            )
-        value = -total.to(precision.compute_dtype(z_a, z_b))
-        return reduce.problems(value, reduce.present(weight), reduction)
+        loss = _loss(pair, num_components, ridge, objective, reduction)
+        return loss.to(dtype)
 
 
-def _whiten(
-    c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return T = L_a⁻¹ C_ab L_b⁻ᵀ and the Cholesky factors L_a, L_b."""
-    l_a, l_b = cholesky(c_aa, ridge), cholesky(c_bb, ridge)
-    half = solve_triangular(l_a, c_ab, upper=False)
-    return solve_triangular(l_b, half.mT, upper=False).mT, l_a, l_b
+def _loss(
+    pair: moments.Pair,
+    num_components: int | None,
+    ridge: float,
+    objective: Objective,
+    reduction: reduce.Reduction,
+) -> Tensor:
+    covariances = pair.covariances()
+    k = most = min(covariances[2].shape[-2:])
+    if num_components is not None:
+        k = num_components
+        checks.count("dcca", "num_components", k, at_most=most, of="min(D_a, D_b)")
+    if objective == "frobenius" and k == most:
+        # No singular values needed, and differentiable as often as one likes.
+        loss = -canonical.sum_of_squares(*covariances, ridge)
+        return reduce.problems(loss, pair.present, reduction)
 
-
-class _SumOfCorrelations(torch.autograd.Function):
-    """The sum of the K largest ρ or ρ², with the gradient of Eq. 12–13.
-
-    With T = U diag(ρ) Vᵀ, the canonical directions are A = L_a⁻ᵀU and B = L_b⁻ᵀV, and
-    for a sum of f(ρ) the gradients are
-
-        ∇_ab = A diag(f′) Bᵀ,  ∇_aa = −½ A diag(f′ρ) Aᵀ,  ∇_bb = −½ B diag(f′ρ) Bᵀ.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float, k: int, power: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        t, l_a, l_b = _whiten(c_aa, c_bb, c_ab, ridge)
-        u, rho, vh = torch.linalg.svd(t, full_matrices=False)
-        u, rho, v = u[..., :k], rho[..., :k], vh.mT[..., :k]
-        a = solve_triangular(l_a.mT, u, upper=True)
-        b = solve_triangular(l_b.mT, v, upper=True)
-        return (rho**power).sum(-1), rho, a, b
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        c_aa, c_bb, c_ab, _, _, ctx.power = inputs
-        _, rho, a, b = output
-        ctx.mark_non_differentiable(rho, a, b)
-        ctx.save_for_backward(c_aa, c_bb, c_ab, rho, a, b)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
-        c_aa, c_bb, c_ab, rho, a, b = ctx.saved_tensors
-        if ctx.power == 1:
-            # T has no scale: its rounding errors are of order eps. Of a correlation
-            # that is 0 the direction is arbitrary, and so would be its gradient.
-            noise = c_ab.shape[-2] * torch.finfo(rho.dtype).eps
-            slope = (rho > noise).to(rho.dtype)
-        else:
-            slope = 2 * rho
-        slope = grad[..., None, None] * slope[..., None, :]
-        rho = rho[..., None, :]
-        grads = (
-            -0.5 * (a * slope * rho) @ a.mT,
-            -0.5 * (b * slope * rho) @ b.mT,
-            (a * slope) @ b.mT,
-        )
-        if not torch.compiler.is_compiling():  # compiled code has no second derivative
-            grads = _FirstDerivative.apply(*grads, c_aa, c_bb, c_ab)  # type: ignore[no-untyped-call]
-        return *grads, None, None, None
-
-
-class _FirstDerivative(torch.autograd.Function):
-    """Hands gradients on; differentiating them again is an error, not a wrong number.
-
-    Their dependence on the covariances (through ρ, A and B) is not in the graph.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        d_aa: Tensor, d_bb: Tensor, d_ab: Tensor, *covariances: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return d_aa.clone(), d_bb.clone(), d_ab.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(
-            "dcca: objective must be 'frobenius' with all components for second "
-            "derivatives, got 'trace' or a smaller num_components."
-        )
+    rho, a, b = canonical.correlations(*covariances, ridge, k)
+    if objective == "trace":
+        # T has no scale: its rounding errors are of order eps. Of a correlation that
+        # is 0 the direction is arbitrary, and so would be its gradient.
+        noise = most * torch.finfo(rho.dtype).eps
+        loss, slope = -rho.sum(-1), -(rho > noise).to(rho.dtype)
+    else:
+        loss, slope = -rho.square().sum(-1), -2 * rho
+    # Eq. 12–13 of the paper: of Σf(ρ), f′ABᵀ to C_ab, −½f′ρAAᵀ to C_aa, −½f′ρBBᵀ.
+    loss = pair.along(loss, moments.Directions(a, b, rho, slope))
+    return reduce.problems(loss, pair.present, reduction)
 
 
 def _check_options(
@@ -242,6 +170,9 @@ class DCCALoss(nn.Module):
         >>> xl.DCCALoss(num_components=10)(rgb, ir).backward()
     """
 
+    #: What the loss looks at, for batches that come in chunks.
+    _moments = frozenset({"aa", "bb", "ab"})
+
     def __init__(
         self,
         *,
@@ -274,6 +205,11 @@ class DCCALoss(nn.Module):
             compute_dtype=self.compute_dtype,
             weight=weight,
             reduction=self.reduction,
+        )
+
+    def _of_moments(self, pair: moments.Pair) -> Tensor:
+        return _loss(
+            pair, self.num_components, self.ridge, self.objective, self.reduction
         )
 
     def extra_repr(self) -> str:

@@ -14,8 +14,9 @@ Scale: the loss is of fourth order in Z. On unit-length rows it is below
 :math:`1/(2 D^2)`, next to nothing; give it the projection before normalisation.
 
 Numerics: rows are centred before the product; moments about the origin lose every digit
-in float32 once the mean exceeds a thousand standard deviations. Cost: O((N + M) D²)
-time, O(D²) memory.
+in float32 once the mean exceeds a thousand standard deviations. Where D is well above
+N, products are N × N, in float64: the loss is then a difference of far larger numbers.
+Cost: O(N D min(N, D)) time, O(N D + min(N, D)²) memory, for N = M.
 
 References: Eq. 1–3 of :cite:t:`sun2016deep`.
 """
@@ -57,7 +58,12 @@ def coral_terms(
     Returns:
         ``covariance``, ‖C_a − C_b‖²_F / 4D², and ``mean``, ‖μ_a − μ_b‖² / D; both ≥ 0.
     """
-    return _terms("coral_terms", z_a, z_b, weight_a, weight_b, reduction)
+    pair = _pair("coral_terms", z_a, z_b, weight_a, weight_b, reduction)
+    with precision.no_autocast(z_a):
+        return CORALTerms(
+            reduce.problems(_covariance(pair), pair.present, reduction),
+            reduce.problems(_mean(pair), pair.present, reduction),
+        )
 
 
 def coral(
@@ -99,35 +105,42 @@ def coral(
         tensor(25.)
     """
     checks.number("coral", "mean_weight", mean_weight, at_least=0.0)
-    terms = _terms("coral", z_a, z_b, weight_a, weight_b, reduction)
-    return terms.covariance + mean_weight * terms.mean
+    pair = _pair("coral", z_a, z_b, weight_a, weight_b, reduction)
+    with precision.no_autocast(z_a):
+        return _loss(pair, mean_weight, reduction)
 
 
-def _terms(
+def _loss(
+    pair: moments.Pair, mean_weight: float, reduction: reduce.Reduction
+) -> Tensor:
+    loss = _covariance(pair)
+    if mean_weight > 0:
+        loss = loss + mean_weight * _mean(pair)
+    return reduce.problems(loss, pair.present, reduction)
+
+
+def _covariance(pair: moments.Pair) -> Tensor:
+    return pair.covariance_gap() / (4 * pair.width**2)
+
+
+def _mean(pair: moments.Pair) -> Tensor:
+    return pair.mean_gap().square().sum(-1) / pair.width
+
+
+def _pair(
     caller: str,
     z_a: Tensor,
     z_b: Tensor,
     weight_a: Tensor | None,
     weight_b: Tensor | None,
     reduction: reduce.Reduction,
-) -> CORALTerms:
+) -> moments.Pair:
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
     checks.embeddings(caller, z_a, z_b, paired=False, min_rows=2)
     checks.row_weight(caller, "weight_a", weight_a, z_a)
     checks.row_weight(caller, "weight_b", weight_b, z_b)
-
-    d = z_a.shape[-1]
     dtype = precision.compute_dtype(z_a, z_b)
-    with precision.no_autocast(z_a):
-        a = moments.moments(z_a.to(dtype), weight_a)
-        b = moments.moments(z_b.to(dtype), weight_b)
-        covariance = moments.covariance_gap(a, b) / (4 * d**2)
-        mean = moments.mean_gap(a, b).square().sum(-1) / d
-        present = reduce.present(weight_a, weight_b)
-        return CORALTerms(
-            reduce.problems(covariance, present, reduction),
-            reduce.problems(mean, present, reduction),
-        )
+    return moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight_a, weight_b)
 
 
 class CORALLoss(nn.Module):
@@ -149,6 +162,9 @@ class CORALLoss(nn.Module):
         >>> rgb, ir = torch.randn(2, 256, 128, requires_grad=True)
         >>> xl.CORALLoss(mean_weight=1.0)(rgb, ir).backward()
     """
+
+    #: What the loss looks at, for batches that come in chunks.
+    _moments = frozenset({"aa", "bb", "mean_gap"})
 
     def __init__(
         self, *, mean_weight: float = 0.0, reduction: reduce.Reduction = "mean"
@@ -176,6 +192,9 @@ class CORALLoss(nn.Module):
             weight_b=weight_b,
             reduction=self.reduction,
         )
+
+    def _of_moments(self, pair: moments.Pair) -> Tensor:
+        return _loss(pair, self.mean_weight, self.reduction)
 
     def extra_repr(self) -> str:
         """Return the options."""

@@ -12,8 +12,9 @@ two features say the same. C does not change with the scale or mean of any colum
 
 Numerics: :math:`1 - C_{ii}` is computed as half the squared distance of the unit
 columns, which keeps its digits near 0. A constant column has C = 0. Once N − 1 < D, the
-second term cannot fall below D²/(N − 1) − D: compare losses above that floor. Cost:
-O(N D²) time, O(D²) memory.
+second term cannot fall below D²/(N − 1) − D: compare losses above that floor. Where
+D is well above N, products are N × N. Cost: O(N D min(N, D)) time, O(N D + min(N, D)²)
+memory.
 
 References: Eq. 1–2 of :cite:t:`zbontar2021barlow`; the official code, which normalises
 by batch normalisation, is ``eps=1e-5``.
@@ -56,7 +57,9 @@ def barlow_twins_terms(
     Returns:
         ``invariance``, Σ(1 − C_ii)², and ``redundancy``, Σ_{i≠j} C_ij²; both ≥ 0.
     """
-    return _terms("barlow_twins_terms", z_a, z_b, eps, weight, reduction)
+    pair = _pair("barlow_twins_terms", z_a, z_b, eps, weight, reduction)
+    with precision.no_autocast(z_a):
+        return _terms(pair, eps, reduction)
 
 
 def barlow_twins(
@@ -105,39 +108,45 @@ def barlow_twins(
         tensor(8.)
     """
     checks.number("barlow_twins", "redundancy_weight", redundancy_weight, at_least=0.0)
-    terms = _terms("barlow_twins", z_a, z_b, eps, weight, reduction)
+    pair = _pair("barlow_twins", z_a, z_b, eps, weight, reduction)
+    with precision.no_autocast(z_a):
+        return _loss(pair, redundancy_weight, eps, reduction)
+
+
+def _loss(
+    pair: moments.Pair,
+    redundancy_weight: float,
+    eps: float,
+    reduction: reduce.Reduction,
+) -> Tensor:
+    terms = _terms(pair, eps, reduction)
     return terms.invariance + redundancy_weight * terms.redundancy
 
 
 def _terms(
+    pair: moments.Pair, eps: float, reduction: reduce.Reduction
+) -> BarlowTwinsTerms:
+    one_minus_c, redundancy = pair.correlation(eps)
+    return BarlowTwinsTerms(
+        reduce.problems(one_minus_c.square().sum(-1), pair.present, reduction),
+        reduce.problems(redundancy, pair.present, reduction),
+    )
+
+
+def _pair(
     caller: str,
     z_a: Tensor,
     z_b: Tensor,
     eps: float,
     weight: Tensor | None,
     reduction: reduce.Reduction,
-) -> BarlowTwinsTerms:
+) -> moments.Pair:
     checks.number(caller, "eps", eps, at_least=0.0)
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
     checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
     checks.row_weight(caller, "weight", weight, z_a)
-
     dtype = precision.compute_dtype(z_a, z_b)
-    with precision.no_autocast(z_a):
-        a = moments.moments(z_a.to(dtype), weight)
-        b = moments.moments(z_b.to(dtype), weight)
-        unit_a, lacking_a = moments.standardise(a, eps)
-        unit_b, lacking_b = moments.standardise(b, eps)
-        # ‖u − v‖² = ‖u‖² + ‖v‖² − 2⟨u, v⟩, with ‖u‖² = 1 − lacking.
-        distance = moments.weigh((unit_a - unit_b).square(), weight).sum(-2)
-        one_minus_c = (lacking_a + lacking_b + distance) / 2
-        invariance = one_minus_c.square().sum(-1)
-        redundancy = moments.off_diagonal_energy(moments.weigh(unit_a, weight), unit_b)
-        present = reduce.present(weight)
-        return BarlowTwinsTerms(
-            reduce.problems(invariance, present, reduction),
-            reduce.problems(redundancy, present, reduction),
-        )
+    return moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
 
 
 class BarlowTwinsLoss(nn.Module):
@@ -159,6 +168,9 @@ class BarlowTwinsLoss(nn.Module):
         >>> rgb, ir = torch.randn(2, 256, 128, requires_grad=True)
         >>> xl.BarlowTwinsLoss()(rgb, ir).backward()
     """
+
+    #: What the loss looks at, for batches that come in chunks.
+    _moments = frozenset({"ab", "variance_a", "variance_b"})
 
     def __init__(
         self,
@@ -188,6 +200,9 @@ class BarlowTwinsLoss(nn.Module):
             weight=weight,
             reduction=self.reduction,
         )
+
+    def _of_moments(self, pair: moments.Pair) -> Tensor:
+        return _loss(pair, self.redundancy_weight, self.eps, self.reduction)
 
     def extra_repr(self) -> str:
         """Return the options."""

@@ -19,7 +19,8 @@ above; ``"algorithm1"`` of the paper's appendix has no ½ before the variance;
 
 Numerics: rows are centred before the products. Where both modalities have collapsed to
 a point the variance term has no gradient: the hinge is steep there, but the derivative
-of the variance itself is 0. Cost: O(N D²) time, O(D²) memory.
+of the variance itself is 0. Where D is well above N, products are N × N, in float64.
+Cost: O(N D min(N, D)) time, O(N D + min(N, D)²) memory.
 
 References: Eq. 1–6 and Algorithm 1 of :cite:t:`bardes2022vicreg`.
 """
@@ -71,9 +72,10 @@ def vicreg_terms(
         ``invariance`` s, ``variance`` (both modalities, with the ½ if the convention
         has it) and ``covariance`` c(A) + c(B); all ≥ 0.
     """
-    return _terms(
-        "vicreg_terms", z_a, z_b, target_std, eps, convention, weight, reduction
-    )
+    _check_options("vicreg_terms", target_std, eps, convention, reduction)
+    pair = _pair("vicreg_terms", z_a, z_b, weight)
+    with precision.no_autocast(z_a):
+        return _terms(pair, target_std, eps, convention, reduction)
 
 
 def vicreg(
@@ -126,54 +128,51 @@ def vicreg(
         tensor(25.)
     """
     _check_weights("vicreg", invariance_weight, variance_weight, covariance_weight)
-    terms = _terms("vicreg", z_a, z_b, target_std, eps, convention, weight, reduction)
+    _check_options("vicreg", target_std, eps, convention, reduction)
+    pair = _pair("vicreg", z_a, z_b, weight)
+    with precision.no_autocast(z_a):
+        terms = _terms(pair, target_std, eps, convention, reduction)
+    return _sum(terms, invariance_weight, variance_weight, covariance_weight)
+
+
+def _sum(
+    terms: VICRegTerms, invariance: float, variance: float, covariance: float
+) -> Tensor:
     return (
-        invariance_weight * terms.invariance
-        + variance_weight * terms.variance
-        + covariance_weight * terms.covariance
+        invariance * terms.invariance
+        + variance * terms.variance
+        + covariance * terms.covariance
     )
 
 
 def _terms(
-    caller: str,
-    z_a: Tensor,
-    z_b: Tensor,
+    pair: moments.Pair,
     target_std: float,
     eps: float,
     convention: Convention,
-    weight: Tensor | None,
     reduction: reduce.Reduction,
 ) -> VICRegTerms:
-    _check_options(caller, target_std, eps, convention, reduction)
+    a, b = pair.spreads()
+    gap = pair.mean_square_gap()
+    invariance = gap if convention == "paper" else gap / pair.width
+    # With eps = 0, a constant column has std 0 and gradient 0.
+    std = linalg.sqrt(torch.stack((a.variance, b.variance)) + eps)
+    variance = torch.relu(target_std - std).mean(-1).sum(0)
+    if convention == "official":
+        variance = variance / 2
+    covariance = (a.off_diagonal + b.off_diagonal) / pair.width
+    return VICRegTerms(
+        reduce.problems(invariance, pair.present, reduction),
+        reduce.problems(variance, pair.present, reduction),
+        reduce.problems(covariance, pair.present, reduction),
+    )
+
+
+def _pair(caller: str, z_a: Tensor, z_b: Tensor, weight: Tensor | None) -> moments.Pair:
     checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
     checks.row_weight(caller, "weight", weight, z_a)
-
-    d = z_a.shape[-1]
     dtype = precision.compute_dtype(z_a, z_b)
-    with precision.no_autocast(z_a):
-        x, y = z_a.to(dtype), z_b.to(dtype)
-        a, b = moments.moments(x, weight), moments.moments(y, weight)
-
-        gap = moments.mean_square_gap(x, y, weight)
-        invariance = gap if convention == "paper" else gap / d
-        variance = _hinge(a, target_std, eps) + _hinge(b, target_std, eps)
-        if convention == "official":
-            variance = variance / 2
-        covariance = (
-            moments.off_diagonal_covariance(a) + moments.off_diagonal_covariance(b)
-        ) / d
-        present = reduce.present(weight)
-        return VICRegTerms(
-            reduce.problems(invariance, present, reduction),
-            reduce.problems(variance, present, reduction),
-            reduce.problems(covariance, present, reduction),
-        )
-
-
-def _hinge(a: moments.Moments, target_std: float, eps: float) -> Tensor:
-    # With eps = 0, a constant column has std 0 and gradient 0.
-    std = linalg.sqrt(moments.variance(a) + eps)
-    return torch.relu(target_std - std).mean(-1)
+    return moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
 
 
 def _check_weights(
@@ -217,6 +216,9 @@ class VICRegLoss(nn.Module):
         >>> xl.VICRegLoss()(rgb, ir).backward()
     """
 
+    #: What the loss looks at, for batches that come in chunks.
+    _moments = frozenset({"aa", "bb", "square_gap"})
+
     def __init__(
         self,
         *,
@@ -255,6 +257,12 @@ class VICRegLoss(nn.Module):
             convention=self.convention,
             weight=weight,
             reduction=self.reduction,
+        )
+
+    def _of_moments(self, pair: moments.Pair) -> Tensor:
+        terms = _terms(pair, self.target_std, self.eps, self.convention, self.reduction)
+        return _sum(
+            terms, self.invariance_weight, self.variance_weight, self.covariance_weight
         )
 
     def extra_repr(self) -> str:

@@ -1,0 +1,28 @@
+"""The moments engine: a batch seen through its mean and second moments.
+
+Losses are formulas over a :class:`Pair`, which says what can be asked (a covariance,
+the energy off a diagonal). Who answers, and how, is decided here.
+"""
+
+from xmodal_losses._core.moments.accumulated import Accumulator
+from xmodal_losses._core.moments.pair import Pair, Spread
+from xmodal_losses._core.moments.products import Directions
+from xmodal_losses._core.moments.rows import (
+    Moments,
+    PairOfRows,
+    drop,
+    moments,
+    variance,
+)
+
+__all__ = [
+    "Accumulator",
+    "Directions",
+    "Moments",
+    "Pair",
+    "PairOfRows",
+    "Spread",
+    "drop",
+    "moments",
+    "variance",
+]

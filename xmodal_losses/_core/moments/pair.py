@@ -1,0 +1,60 @@
+"""What a loss may ask of two batches."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from xmodal_losses._core.moments.products import Directions
+
+
+class Spread(NamedTuple):
+    """How the columns of one batch vary, and how they vary together."""
+
+    variance: Tensor  # (…, D)
+    off_diagonal: Tensor  # (…): Σ_{i≠j} C²_ij of the covariance
+
+
+class Pair(Protocol):
+    """Two batches of one width, or of paired rows, through their second moments.
+
+    Covariances carry the unbiased divisor; with weights that for reliability weights,
+    Σw − Σw²/Σw (``numpy.cov(aweights=w)``): the scale of w does not matter, and 0/1
+    weights give the covariance of the chosen rows. Where the divisor is not positive,
+    second moments are 0.
+    """
+
+    @property
+    def width(self) -> int:
+        """D, that of the first batch."""
+
+    @property
+    def present(self) -> Tensor | None:
+        """Which problems have rows of positive weight on both sides; None: all."""
+
+    def mean_gap(self) -> Tensor:
+        """Return μ_a − μ_b, ``(…, D)``."""
+
+    def mean_square_gap(self) -> Tensor:
+        """Return the mean of ‖a_n − b_n‖² over paired rows, ``(…)``."""
+
+    def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return C_aa, C_bb and C_ab."""
+
+    def along(self, value: Tensor, directions: Directions) -> Tensor:
+        """Return ``value`` with the gradient that ``directions`` tell, and no second.
+
+        The value is a function of the covariances; it and they are constants.
+        """
+
+    def covariance_gap(self) -> Tensor:
+        """Return ‖C_aa − C_bb‖²_F, ``(…)``."""
+
+    def spreads(self) -> tuple[Spread, Spread]:
+        """Return the spread of either batch."""
+
+    def correlation(self, eps: float) -> tuple[Tensor, Tensor]:
+        """Return 1 − R_ii ``(…, D)`` and Σ_{i≠j} R²_ij ``(…)`` of paired rows.
+
+        R_ij = Σ a_i b_j / (√(Σ a_i² + n·eps) √(Σ b_j² + n·eps)) with the eps of batch
+        normalisation. A constant column has R = 0 and gets no gradient.
+        """

@@ -1,0 +1,191 @@
+"""Covariances in a wider dtype than that of the rows, and gradients through them.
+
+Rows are widened, and centred, a block at a time: no wide copy of a batch exists.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_ROWS = 512  # wide at a time
+
+
+class Centred(NamedTuple):
+    """Rows X = z − centre, of the dtype of the centre."""
+
+    z: Tensor  # (…, N, D)
+    centre: Tensor | None  # (…, 1, D): the mean; None: X = z, as it is
+
+
+class Directions(NamedTuple):
+    """K pairs of directions, and what a function of both batches does along them.
+
+    The function grows with f = Σ_k slope_k·(a_kᵀC_ab b_k − ½ρ_k(a_kᵀC_aa a_k +
+    b_kᵀC_bb b_k)): it has the gradient of f. All are constants.
+    """
+
+    a: Tensor  # (…, D_a, K)
+    b: Tensor  # (…, D_b, K)
+    rho: Tensor  # (…, K)
+    slope: Tensor  # (…, K)
+
+
+def covariances(a: Centred, b: Centred, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scale·XᵀX, scale·YᵀY and scale·XᵀY."""
+    out: tuple[Tensor, Tensor, Tensor] = _Covariances.apply(*a, *b, scale)  # type: ignore[no-untyped-call]
+    return out
+
+
+def along(
+    value: Tensor, directions: Directions, a: Centred, b: Centred, scale: float
+) -> Tensor:
+    """Return ``value`` with the gradient that ``directions`` tell, and no second."""
+    out: Tensor = _Along.apply(value, *directions, *a, *b, scale)  # type: ignore[no-untyped-call]
+    return out
+
+
+def centred(z: Tensor, wide: torch.dtype) -> Centred:
+    """Find the mean of z, measured from its first row as in :func:`moments`."""
+    origin = z.detach()[..., :1, :].to(wide)
+    total = torch.zeros_like(origin)
+    for block in _blocks(Centred(z.detach(), origin)):
+        total = total + block.sum(-2, keepdim=True)
+    return Centred(z, origin + total / z.shape[-2])
+
+
+def _blocks(rows: Centred) -> Iterator[Tensor]:
+    z, centre = rows
+    for block in torch.split(z, _ROWS, -2):
+        yield block if centre is None else block.to(centre.dtype) - centre
+
+
+def _gather(blocks: list[Tensor], rows: Centred) -> Tensor:
+    """Join the blocks of a gradient.
+
+    The gradient through the mean is 0, since the columns of X and Y add up to 0, and
+    has to be told only to those who differentiate once more.
+    """
+    grad = torch.cat(blocks, -2)
+    if torch.is_grad_enabled() and rows.centre is not None:
+        grad = grad - grad.mean(-2, keepdim=True)
+    return grad
+
+
+class _Covariances(torch.autograd.Function):
+    """XᵀX, YᵀY, XᵀY: of slopes G, H, K the gradient is X(G + Gᵀ) + YKᵀ, Y(H + Hᵀ) + XK.
+
+    Both terms of G are one product; autograd would make two.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        z_a: Tensor,
+        centre_a: Tensor | None,
+        z_b: Tensor,
+        centre_b: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        a, b = Centred(z_a, centre_a), Centred(z_b, centre_b)
+        parts = [
+            (x.mT @ x, y.mT @ y, x.mT @ y)
+            for x, y in zip(_blocks(a), _blocks(b), strict=True)
+        ]
+        c_aa, c_bb, c_ab = (scale * sum(part) for part in zip(*parts, strict=True))
+        return c_aa, c_bb, c_ab
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, h: Tensor, k: Tensor) -> Any:
+        a, b = Centred(*ctx.saved_tensors[:2]), Centred(*ctx.saved_tensors[2:])
+        g, h, k = ctx.scale * (g + g.mT), ctx.scale * (h + h.mT), ctx.scale * k
+        need_a, _, need_b, *_ = ctx.needs_input_grad
+        grad_a, grad_b = [], []
+        for x, y in zip(_blocks(a), _blocks(b), strict=True):
+            if need_a:
+                grad_a.append((x @ g + y @ k.mT).to(a.z.dtype))
+            if need_b:
+                grad_b.append((y @ h + x @ k).to(b.z.dtype))
+        return (
+            _gather(grad_a, a) if need_a else None,
+            None,
+            _gather(grad_b, b) if need_b else None,
+            None,
+            None,
+        )
+
+
+class _Along(torch.autograd.Function):
+    """With P = XA, Q = YB, the gradient is scale·slope·(Q − ρP)Aᵀ; of Y (P − ρQ)Bᵀ.
+
+    The differences are formed in the wide dtype: where N < D and the ridge is small, P
+    and Q agree to five digits. The last product may then be in that of the rows.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, *_: Any) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(*tensors[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        directions = Directions(*ctx.saved_tensors[:4])
+        a, b = Centred(*ctx.saved_tensors[4:6]), Centred(*ctx.saved_tensors[6:])
+        rho = directions.rho.unsqueeze(-2)
+        slope = (ctx.scale * grad.unsqueeze(-1) * directions.slope).unsqueeze(-2)
+        last_a = (slope * directions.a).mT.to(a.z.dtype)
+        last_b = (slope * directions.b).mT.to(b.z.dtype)
+        need_a, need_b = ctx.needs_input_grad[5], ctx.needs_input_grad[7]
+        grad_a, grad_b = [], []
+        for x, y in zip(_blocks(a), _blocks(b), strict=True):
+            p, q = x @ directions.a, y @ directions.b
+            if need_a:
+                grad_a.append((q - rho * p).to(a.z.dtype) @ last_a)
+            if need_b:
+                grad_b.append((p - rho * q).to(b.z.dtype) @ last_b)
+        grads = (
+            torch.cat(grad_a, -2) if need_a else None,
+            torch.cat(grad_b, -2) if need_b else None,
+        )
+        # Compiled code has no second derivative.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            grads = _Once.apply(*grads, grad)  # type: ignore[no-untyped-call]
+        return None, None, None, None, None, grads[0], None, grads[1], None, None
+
+
+class _Once(torch.autograd.Function):
+    """Hands gradients on; differentiating them again is an error, not a wrong number.
+
+    How the directions turn with the covariances is not in the graph.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*grads: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        a, b, *_ = (None if grad is None else grad.clone() for grad in grads)
+        return a, b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            "dcca: objective must be 'frobenius' with all components for second "
+            "derivatives, got 'trace' or a smaller num_components."
+        )

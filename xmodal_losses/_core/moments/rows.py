@@ -1,0 +1,248 @@
+"""Second moments of rows in memory."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmodal_losses._core import linalg, reduce
+from xmodal_losses._core.moments import energy, products
+from xmodal_losses._core.moments.pair import Spread
+from xmodal_losses._core.reduce import inverse
+
+
+class Moments(NamedTuple):
+    """A batch of rows about its mean, for each leading index."""
+
+    rows: Tensor  # (…, N, D): z − mean
+    weight: Tensor | None  # (…, N)
+    origin: Tensor  # (…, D): some row, a constant for the gradient
+    mean: Tensor  # (…, D): relative to the origin
+    dof: Tensor  # (…): N − 1, or Σw − Σw²/Σw; where ≤ 0, second moments are 0
+
+
+def drop(z: Tensor, weight: Tensor | None) -> Tensor:
+    """Blank the rows of weight 0, so that not even a NaN in them gets through."""
+    return z if weight is None else z.masked_fill((weight == 0).unsqueeze(-1), 0.0)
+
+
+def moments(z: Tensor, weight: Tensor | None = None) -> Moments:
+    """Centre the rows of each problem ``(…, N, D)``; ``weight`` is ``(…, N)``.
+
+    Subtracting some row first, the origin, keeps the digits of a batch whose mean is
+    large against its spread, and makes a constant column exactly zero: the mean of N
+    equal numbers is not exactly that number. Nothing depends on the choice but
+    rounding, so it takes no part in the gradient.
+    """
+    if weight is None:
+        origin = z.detach()[..., :1, :]
+        z = z - origin
+        mean = z.mean(-2)
+        dof = z.new_full(z.shape[:-2], z.shape[-2] - 1)
+    else:
+        z, weight = drop(z, weight), weight.to(z.dtype)
+        heaviest = weight.detach().argmax(-1)[..., None, None]
+        heaviest = heaviest.expand(*heaviest.shape[:-1], z.shape[-1])
+        origin = z.detach().gather(-2, heaviest)
+        z = z - origin
+        total, dof = _count(weight)
+        mean = (weight.unsqueeze(-1) * z).sum(-2) * inverse(total).unsqueeze(-1)
+    return Moments(z - mean.unsqueeze(-2), weight, origin.squeeze(-2), mean, dof)
+
+
+def _count(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Σw and the degrees of freedom."""
+    total = weight.sum(-1)
+    return total, total - weight.square().sum(-1) * inverse(total)
+
+
+def variance(a: Moments) -> Tensor:
+    """Return the variance of every column, ``(…, D)``."""
+    squares = a.rows.square()
+    if a.weight is not None:
+        squares = a.weight.unsqueeze(-1) * squares
+    return squares.sum(-2) * inverse(a.dof).unsqueeze(-1)
+
+
+class _Centre(torch.autograd.Function):
+    """(z − mean)/√(N − 1), as :func:`moments` centres, in three passes over z."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        rows = z - z[..., :1, :]
+        rows -= rows.mean(-2, keepdim=True)
+        rows *= _scale(z)
+        return rows
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        (z,) = inputs
+        ctx.scale = _scale(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return (grad - grad.mean(-2, keepdim=True)) * ctx.scale
+
+
+def _scale(z: Tensor) -> float:
+    n = z.shape[-2]
+    return float((n - 1) ** -0.5) if n > 1 else 0.0
+
+
+class _UnitColumns(torch.autograd.Function):
+    """u = x·s with s = 1/√(‖x‖² + floor), and 1 − ‖u‖².
+
+    The derivative of s is −s²u: both are differentiable outputs, so that the backward
+    pass needs nothing else, to any order.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        # u does not depend on a common scale of x and √floor: the largest entry is
+        # divided out, so that squares neither overflow nor underflow.
+        scale = x.abs().amax(-2, keepdim=True)
+        if floor is not None:
+            scale = torch.maximum(scale, floor.sqrt())
+        constant = linalg.negligible(scale)
+        scale = scale.masked_fill(constant, 1.0)
+        u = x / scale
+        squares = (u * u).sum(-2, keepdim=True)
+        lacking = torch.zeros_like(squares)
+        if floor is not None:
+            lacking = (floor.sqrt() / scale).square()
+            squares = squares + lacking
+            lacking = lacking / squares
+        length = squares.sqrt().masked_fill(constant, torch.inf)
+        u /= length
+        lacking = lacking.masked_fill(constant, 1.0).squeeze(-2)
+        return u, 1 / (scale * length), lacking
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        u, inverse_length, lacking = output
+        ctx.mark_non_differentiable(lacking)
+        ctx.save_for_backward(u, inverse_length)
+
+    @staticmethod
+    def backward(ctx: Any, grad_u: Tensor, grad_s: Tensor, _: Any) -> Any:
+        u, s = ctx.saved_tensors
+        along = (u * grad_u).sum(-2, keepdim=True) + s * grad_s
+        grad_floor = None
+        if ctx.needs_input_grad[1]:  # a floor made of learned weights
+            grad_floor = (-0.5 * s.square() * along).sum(-1, keepdim=True)
+        return (grad_u - u * along) * s, grad_floor
+
+
+def unit_columns(x: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Divide columns by √(‖x‖² + floor); ``floor`` is ``(…, 1, 1)``, None is 0.
+
+    Returns:
+        The columns u ``(…, N, D)``, and what each lacks of unit length, 1 − ‖u‖²
+        ``(…, D)``: 0 for floor = 0, 1 for a zero column (whose u is 0, and which gets
+        no gradient).
+    """
+    u, _, lacking = _UnitColumns.apply(x, floor)  # type: ignore[no-untyped-call]
+    return u, lacking
+
+
+def _rows(z: Tensor, weight: Tensor | None) -> Tensor:
+    """Return X = √(w/dof)·(z − mean): XᵀX is the covariance."""
+    if weight is None:
+        x: Tensor = _Centre.apply(z)  # type: ignore[no-untyped-call]
+        return x
+    m = moments(z, weight)
+    share = weight.to(z.dtype) * inverse(m.dof).unsqueeze(-1)
+    return linalg.sqrt(share).unsqueeze(-1) * m.rows
+
+
+def _floor(z: Tensor, weight: Tensor | None, eps: float) -> Tensor | None:
+    """Return n·eps, or Σw·eps, in the scale of :func:`_rows`, ``(…, 1, 1)``."""
+    if eps == 0:
+        return None
+    if weight is None:
+        n = z.shape[-2]
+        return z.new_full((1, 1), eps * n / max(n - 1, 1))
+    total, dof = _count(weight.to(z.dtype))
+    return (eps * total * inverse(dof))[..., None, None]
+
+
+class PairOfRows:
+    """The :class:`~xmodal_losses._core.moments.Pair` of two batches of rows.
+
+    Args:
+        z_a: Rows ``(…, N, D_a)``.
+        z_b: Rows ``(…, M, D_b)``.
+        weight_a: ``(…, N)``, or None.
+        weight_b: ``(…, M)``, or None.
+        wide: Dtype of :meth:`covariances`.
+    """
+
+    def __init__(
+        self,
+        z_a: Tensor,
+        z_b: Tensor,
+        weight_a: Tensor | None = None,
+        weight_b: Tensor | None = None,
+        *,
+        wide: torch.dtype = torch.float64,
+    ) -> None:
+        self._sides = ((z_a, weight_a), (z_b, weight_b))
+        self._dtype = wide
+        self._wide: tuple[products.Centred, products.Centred, float] | None = None
+
+    @property
+    def width(self) -> int:
+        (z, _), _ = self._sides
+        return int(z.shape[-1])
+
+    @property
+    def present(self) -> Tensor | None:
+        return reduce.present(*(weight for _, weight in self._sides))
+
+    def mean_gap(self) -> Tensor:
+        a, b = (moments(*side) for side in self._sides)
+        return (a.origin - b.origin) + (a.mean - b.mean)
+
+    def mean_square_gap(self) -> Tensor:
+        (z_a, weight), (z_b, _) = self._sides
+        squares = drop(z_a - z_b, weight).square().sum(-1)
+        if weight is None:
+            return squares.mean(-1)
+        weight = weight.to(z_a.dtype)
+        return (weight * squares).sum(-1) * inverse(weight.sum(-1))
+
+    def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
+        return products.covariances(*self._widened())
+
+    def along(self, value: Tensor, directions: products.Directions) -> Tensor:
+        return products.along(value, directions, *self._widened())
+
+    def _widened(self) -> tuple[products.Centred, products.Centred, float]:
+        """Return both batches, and what scales their products."""
+        if self._wide is None:
+            (z_a, weight), (z_b, _) = self._sides
+            if weight is None:
+                a, b = (products.centred(z, self._dtype) for z in (z_a, z_b))
+                self._wide = a, b, 1 / (z_a.shape[-2] - 1)
+            else:
+                x, y = (_rows(z.to(self._dtype), weight) for z in (z_a, z_b))
+                self._wide = products.Centred(x, None), products.Centred(y, None), 1.0
+        return self._wide
+
+    def covariance_gap(self) -> Tensor:
+        x, y = (_rows(*side) for side in self._sides)
+        return energy.gap(x, y)
+
+    def spreads(self) -> tuple[Spread, Spread]:
+        a, b = (Spread(*energy.own(_rows(*side))) for side in self._sides)
+        return a, b
+
+    def correlation(self, eps: float) -> tuple[Tensor, Tensor]:
+        (u, lacking_u), (v, lacking_v) = (
+            unit_columns(_rows(*side), _floor(*side, eps)) for side in self._sides
+        )
+        return energy.cross(u, v, lacking_u + lacking_v)
