@@ -5,6 +5,7 @@ from xmodal_losses.contrastive.info_nce import InfoNCELoss
 from xmodal_losses.correlation.dcca import DCCALoss
 from xmodal_losses.distribution.coral import CORALLoss
 from xmodal_losses.distribution.mmd import MMDLoss
+from xmodal_losses.gradient_cache import cached_backward
 from xmodal_losses.kernels import (
     EnergyKernel,
     GaussianKernel,
@@ -41,6 +42,7 @@ __all__ = [
     "PolynomialKernel",
     "RationalQuadraticKernel",
     "VICRegLoss",
+    "cached_backward",
     "functional",
     "kernels",
 ]
