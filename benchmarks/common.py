@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -74,16 +75,35 @@ def side_by_side(
 
     `blocked_autorange` repeats, and waits for the device.
     """
-    for call in calls.values():  # allocate, choose algorithms, load libraries
-        for _ in range(3):
+    slow = set()
+    for name, call in calls.items():  # allocate, choose algorithms, load libraries
+        start = time.perf_counter()
+        call()
+        if time.perf_counter() - start > 1:
+            slow.add(name)
+        else:
+            call()
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, call in calls.items():
-            threads = torch.get_num_threads()  # a Timer takes one by default
-            timer = Timer("f()", globals={"f": call}, num_threads=threads)
-            times[name] += timer.blocked_autorange(min_run_time=min_run_time).times
+            if name not in slow:
+                threads = torch.get_num_threads()  # a Timer takes one by default
+                timer = Timer("f()", globals={"f": call}, num_threads=threads)
+                times[name] += timer.blocked_autorange(min_run_time=min_run_time).times
+            elif turn < 3:
+                times[name].append(_stopwatch(call))
     return {name: _summary(values) for name, values in times.items()}
+
+
+def _stopwatch(call: Callable[[], Any]) -> float:
+    # A second is far above what autoranging is there to average out, and every
+    # Timer would run the call twice more.
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _summary(seconds: list[float]) -> Timing:
@@ -136,10 +156,10 @@ def _processor() -> str:
 
 
 def save(suite: str, args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    """Write one run as strict JSON; a quick run is written only where it is told."""
+    """Write one run as strict JSON; quick and partial runs only where they are told."""
     path = args.json
     if path is None:
-        if args.quick:
+        if args.quick or args.losses or getattr(args, "targets", None):
             return
         kind = torch.device(args.device).type
         name = f"{suite}--{args.machine}--{kind}.json"
