@@ -9,7 +9,7 @@ from torch import Tensor
 import xmodal_losses.functional as F
 from benchmarks import plain
 
-__all__ = ["CASES", "GROUPS", "Case", "views"]
+__all__ = ["CASES", "GROUPS", "Case", "inputs", "views"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,9 @@ def views(*shape: int, **kwargs) -> tuple[Tensor, Tensor]:
     )
     z_a, z_b = shared + own_a, shared + own_b + 0.5
     return z_a.to(**kwargs), z_b.to(**kwargs)
+
+
+def inputs(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor]:
+    """Return what is measured: float32, on the device, waiting for gradients."""
+    z_a, z_b = views(*shape, device=device, dtype=torch.float32)
+    return z_a.requires_grad_(), z_b.requires_grad_()

@@ -15,14 +15,18 @@ import multiprocessing
 import os
 import resource
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.cases import views
-from benchmarks.contestants import COMPILED, contestants
+from benchmarks.cases import inputs
+from benchmarks.contestants import call, contestants
+from benchmarks.peers import Contestant
 
 __all__ = ["Measured", "limit_bytes", "measure"]
 
@@ -39,69 +43,76 @@ class Measured:
 
 
 def limit_bytes() -> int:
-    """Return what a call may take: most of what is free, and never all there is."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = os.sysconf("SC_PHYS_PAGES") * page
-    free = os.sysconf("SC_AVPHYS_PAGES") * page
+    """Return what a call may take of the memory of this machine: not all of it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     meminfo = Path("/proc/meminfo")
-    if meminfo.exists():  # counts the caches that can be dropped
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    return int(min(0.6 * total, 0.8 * free))
+    if not meminfo.exists():
+        return int(0.6 * total)
+    lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    available = 1024 * int(lines["MemAvailable"].split()[0])
+    return int(min(0.6 * total, 0.8 * available))
 
 
 def measure(
-    loss: str,
-    name: str,
+    contestant: Contestant,
     shape: tuple[int, ...],
     *,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
     seconds: float = 60.0,
+    limit: int | None = None,
 ) -> Measured:
-    """Run one call of one contestant in a fresh process; give up after `seconds`."""
+    """Run one call in a fresh process; give up after `seconds` or `limit` bytes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with _returning_memory():
-        ours, theirs = context.Pipe(duplex=False)
-        job = (loss, name, shape, device, dtype, torch.get_num_threads(), limit_bytes())
-        process = context.Process(target=_run, args=(theirs, *job), daemon=False)
+    # What is imported here need not be imported by each of the processes.
+    context.set_forkserver_preload([__name__, "torch._inductor.compile_fx"])
+    ours, theirs = context.Pipe(duplex=False)
+    job = (contestant.loss, contestant.name, shape, device)
+    limits = (torch.get_num_threads(), limit_bytes() if limit is None else limit)
+    with _environment():
+        process = context.Process(target=_run, args=(theirs, *job, *limits))
         process.start()
     theirs.close()
     try:
         # Imports, inputs and compilation are not the call.
-        for stage in (seconds + 240, seconds):
-            if not ours.poll(stage):
-                return Measured(skipped=f"one call takes more than {seconds:g} s")
+        for what, patience in (("starting", 300.0), ("one call", seconds)):
+            if not ours.poll(patience):
+                return Measured(skipped=f"{what} takes more than {patience:g} s")
             answer = ours.recv()
             if isinstance(answer, Measured):
+                process.join(10)
                 return answer
     except EOFError:
         process.join()
-        return Measured(
-            skipped=f"out of memory: ended by the system ({process.exitcode})"
-        )
+        return Measured(skipped=f"out of memory: ended by signal {-process.exitcode}")
     finally:
         process.kill()
         process.join()
     raise AssertionError("a fresh process says two things")
 
 
-class _returning_memory:  # noqa: N801
-    """Let the C library give every larger block back to the system when it is freed.
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Set what a process reads when it starts.
 
-    It reads these variables when a process starts, and otherwise keeps some of what was
-    freed for the next call, which then seems to need none.
+    The C library gives every larger block back to the system when it is freed; by
+    itself it keeps some for the next call, which then seems to need none. And torch
+    compiles without a pool of workers, which would outlive the process.
     """
-
-    VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-
-    def __enter__(self):
-        os.environ.update(dict.fromkeys(self.VARIABLES, "65536"))
-
-    def __exit__(self, *exception):
-        for name in self.VARIABLES:
-            del os.environ[name]
+    variables = {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _run(
@@ -110,27 +121,26 @@ def _run(
     name: str,
     shape: tuple[int, ...],
     device: str,
-    dtype: torch.dtype,
     threads: int,
     limit: int,
 ) -> None:
     torch.set_num_threads(threads)
-    options = {"device": device, "dtype": dtype}
-    (contestant,) = contestants(loss, (name,))
-    z = [x.requires_grad_() for x in views(*shape, **options)]
-    tiny = (2,) * (len(shape) - 2) + WARM_UP
-    small = [x.requires_grad_() for x in views(*tiny, **options)]
-    _limit(limit)
     try:
-        call = contestant.call(*z)
-        # A compiled function is compiled again for every shape.
-        (call if name == COMPILED else contestant.call(*small))()
+        (contestant,) = contestants(loss, (name,))
+        z = inputs(shape, device)
+        cuda = torch.device(device).type == "cuda"  # reserves more than it uses
+        if not cuda:
+            _limit(limit)
+        function = call(contestant, *z)
+        if contestant.compiles:  # anew for every size
+            function()
+        else:
+            call(contestant, *inputs((2,) * (len(shape) - 2) + WARM_UP, device))()
         gc.collect()
         pipe.send("ready")
-        cuda = torch.device(device).type == "cuda"
-        pipe.send(_on_cuda(call, device) if cuda else _on_linux(call))
+        pipe.send(_on_cuda(function, device) if cuda else _on_linux(function))
     except Exception as error:
-        text = str(error).strip().splitlines()[0]
+        text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if memory or "can't allocate memory" in text:
             text = f"out of memory: needs more than {limit / 1e9:.1f} GB"
@@ -143,21 +153,21 @@ def _limit(extra: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size + extra,) * 2)
 
 
-def _on_linux(call) -> Measured:
+def _on_linux(function: Callable[[], Any]) -> Measured:
     if _status("VmHWM") is not None:
         Path("/proc/self/clear_refs").write_text("5")
     before, start = _status("VmRSS"), time.perf_counter()
-    result = call()
+    result = function()
     seconds, peak = time.perf_counter() - start, _status("VmHWM")
     del result
     return Measured(None if peak is None else peak - before, seconds)
 
 
-def _on_cuda(call, device: str) -> Measured:
+def _on_cuda(function: Callable[[], Any], device: str) -> Measured:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before, start = torch.cuda.memory_allocated(device), time.perf_counter()
-    result = call()
+    result = function()
     torch.cuda.synchronize(device)
     seconds = time.perf_counter() - start
     del result
