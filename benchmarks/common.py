@@ -19,6 +19,7 @@ import xmodal_losses as xl
 from benchmarks.cases import CASES, Case
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / xl.__version__
 
 
 class Timing(NamedTuple):
@@ -59,12 +60,12 @@ def side_by_side(
 
     `blocked_autorange` repeats, and waits for the device; before the first turn every
     call runs three times, to allocate, choose algorithms and load libraries. `seconds`
-    is what the calls are known to take: of one that takes a second or more there are
-    three turns after one call for warming up, of one that takes ten a single one.
+    is what the calls are known to take: one that takes a second or more has three
+    turns and no warm-up, one that takes five a single turn.
     """
     seconds = seconds or {}
     for name, call in calls.items():
-        for _ in range(_by_length(seconds.get(name, 0.0), 3, 1, 0)):
+        for _ in range(_by_length(seconds.get(name, 0.0), 3, 0, 0)):
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds):
@@ -82,7 +83,7 @@ def side_by_side(
 
 
 def _by_length(seconds: float, short: int, long: int, longest: int) -> int:
-    return longest if seconds > 10 else long if seconds > 1 else short
+    return longest if seconds > 5 else long if seconds > 1 else short
 
 
 def _stopwatch(call: Callable[[], Any]) -> float:
@@ -117,6 +118,7 @@ def metadata(args: argparse.Namespace) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "machine": args.machine,
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
         "torch_num_threads": torch.get_num_threads(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "quick": args.quick,
@@ -155,7 +157,7 @@ def save(suite: str, args: argparse.Namespace, results: list[dict[str, Any]]) ->
             return
         kind = torch.device(args.device).type
         name = f"{suite}--{args.machine}--{kind}.json"
-        path = ROOT / "benchmarks" / "results" / xl.__version__ / name
+        path = RESULTS / name
     path.parent.mkdir(parents=True, exist_ok=True)
     run = {"metadata": metadata(args), "results": results}
     text = json.dumps(_strict(run), indent=1, allow_nan=False, ensure_ascii=False)

@@ -14,6 +14,8 @@ from benchmarks.peers import PEERS, Contestant, Loss
 __all__ = [
     "COMPILED",
     "FLOOR",
+    "FLOORS",
+    "FLOOR_TWICE",
     "LIBRARY",
     "PLAIN",
     "call",
@@ -22,7 +24,9 @@ __all__ = [
     "spelled",
 ]
 
-LIBRARY, PLAIN, COMPILED, FLOOR = "xmodal_losses", "plain", "plain, compiled", "floor"
+LIBRARY, PLAIN, COMPILED = "xmodal_losses", "plain", "plain, compiled"
+FLOOR, FLOOR_TWICE = "floor", "floor, logits twice"
+FLOORS = (FLOOR, FLOOR_TWICE)
 
 
 def contestants(loss: str, names: tuple[str, ...] | None = None) -> list[Contestant]:
@@ -42,8 +46,14 @@ def contestants(loss: str, names: tuple[str, ...] | None = None) -> list[Contest
             compiles=True,
         ),
         *(peer for peer in PEERS if peer.loss == loss),
-        Contestant(loss, FLOOR, lambda: floor.products(loss), formula="floor.py"),
+        Contestant(loss, FLOOR, lambda: floor.FLOOR[loss], formula="floor.py"),
     ]
+    if loss in ("info_nce", GROUPS.name):
+        everyone.append(
+            Contestant(
+                loss, FLOOR_TWICE, lambda: floor.info_nce_twice, formula="floor.py"
+            )
+        )
     if names is None:
         return everyone
     found = {one.name: one for one in everyone}
@@ -61,7 +71,7 @@ def call(contestant: Contestant, z_a: Tensor, z_b: Tensor) -> Callable[[], Any]:
     The floor has its products alone; they are those of both passes.
     """
     function = contestant.build()
-    if contestant.name == FLOOR:
+    if contestant.name in FLOORS:
         z_a, z_b = z_a.detach(), z_b.detach()
         return lambda: function(z_a, z_b)
     return lambda: torch.autograd.grad(function(z_a, z_b), (z_a, z_b))
@@ -74,7 +84,7 @@ def disagreement(contestant: Contestant, rows: int = 96, columns: int = 8) -> st
     to differ and does is not measured. One that differs by design says why, and is held
     to it: if it no longer differs, that is a disagreement, too.
     """
-    if contestant.name in (LIBRARY, FLOOR):
+    if contestant.name in (LIBRARY, *FLOORS):
         return ""
     loss, dtype = contestant.loss, contestant.dtype
     shape = (4, rows // 4, columns) if loss == GROUPS.name else (rows, columns)

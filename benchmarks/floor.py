@@ -4,8 +4,8 @@ What would remain of a loss if everything but its products were free: the produc
 the best known way to compute it, by `torch.mm`, on matrices of the same size and dtype.
 
 ===================  ================================================================
-symmetric InfoNCE    logits, the same again in the backward pass (who keeps them needs
-                     N² memory), a gradient for each side: 8·N²·D operations
+symmetric InfoNCE    logits and a gradient for each side: 6·N²·D operations; who does
+                     not keep N² logits makes them again in the backward pass: 8·N²·D
 MMD                  one triangle of the pooled distances, and from it the gradients
                      of both of its sides: 3·(2N)²·D
 CORAL, VICReg,       second moments and their gradients, through D×D or N×N matrices,
@@ -20,15 +20,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["FLOOR", "products"]
+__all__ = ["FLOOR", "info_nce", "info_nce_twice"]
 
 
-def products(loss: str) -> Callable[[Tensor, Tensor], None]:
-    """Return the products of a loss as a function of its inputs."""
-    return FLOOR[loss]
+def info_nce(z_a: Tensor, z_b: Tensor) -> None:
+    """Make three products: logits and two gradients."""
+    logits = z_a @ z_b.mT
+    _ = logits @ z_b, logits.mT @ z_a
 
 
-def _info_nce(z_a: Tensor, z_b: Tensor) -> None:
+def info_nce_twice(z_a: Tensor, z_b: Tensor) -> None:
+    """Make four products, the logits twice."""
     logits = z_a @ z_b.mT
     torch.matmul(z_a, z_b.mT, out=logits)
     _ = logits @ z_b, logits.mT @ z_a
@@ -63,8 +65,8 @@ def _covariances(z_a: Tensor, z_b: Tensor) -> None:
 
 
 FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
-    "info_nce": _info_nce,
-    "info_nce_groups": _info_nce,
+    "info_nce": info_nce,
+    "info_nce_groups": info_nce,
     # Three Gram matrices and the four products of their gradients, or two of each.
     "coral": _moments(7, 4),
     "mmd": _mmd,

@@ -8,7 +8,7 @@ import torch
 from benchmarks import memory
 from benchmarks.cases import inputs
 from benchmarks.common import side_by_side
-from benchmarks.contestants import FLOOR, call, disagreement, spelled
+from benchmarks.contestants import FLOORS, call, disagreement, spelled
 from benchmarks.peers import Contestant
 
 __all__ = ["Row", "at_size", "gradient_error", "show", "unable"]
@@ -70,7 +70,7 @@ def gradient_error(one: Contestant, shape: tuple[int, ...]) -> float | None:
 
     None for the floor, which has no gradient.
     """
-    if one.name == FLOOR:
+    if one.name in FLOORS:
         return None
     z = inputs(shape, "cpu")
     exact = [x.detach().double().requires_grad_() for x in z]

@@ -83,7 +83,10 @@ def measure(
                 return answer
     except EOFError:
         process.join()
-        return Measured(skipped=f"out of memory: ended by signal {-process.exitcode}")
+        # Not every allocator below torch reports that there is nothing left.
+        code = process.exitcode
+        ended = f"out of memory: signal {-code}" if code < 0 else f"exit status {code}"
+        return Measured(skipped=ended)
     finally:
         process.kill()
         process.join()
@@ -141,7 +144,7 @@ def _run(
         pipe.send(_on_cuda(function, device) if cuda else _on_linux(function))
     except Exception as error:
         text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
         if memory or "can't allocate memory" in text:
             text = f"out of memory: needs more than {limit / 1e9:.1f} GB"
         pipe.send(Measured(skipped=text))

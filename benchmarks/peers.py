@@ -7,7 +7,9 @@ be imported it is what runs; where it cannot, or is no package, its formula is w
 afresh here, and `how` says so.
 """
 
+import contextlib
 import importlib.util
+import io
 import os
 import sys
 import types
@@ -318,8 +320,10 @@ def _() -> Loss:
 
 
 def _geomloss(backend: str) -> Loss:
-    os.environ.setdefault("PYKEOPS_VERBOSE", "0")  # it imports KeOps if it can
-    geomloss = importlib.import_module("geomloss")
+    # It imports KeOps where that is installed, which has much to say.
+    os.environ.update({"PYKEOPS_VERBOSE": "0", "KEOPS_VERBOSE": "0"})
+    with contextlib.redirect_stdout(io.StringIO()):
+        geomloss = importlib.import_module("geomloss")
 
     def tensorized(x: Tensor, y: Tensor) -> Tensor:
         q, r = x.square().sum(-1), y.square().sum(-1)
