@@ -24,6 +24,7 @@ __all__ = ["FIGURES", "PAGE", "Run", "figures", "generated", "runs"]
 
 PAGE = ROOT / "docs" / "performance.md"
 FIGURES = ROOT / "docs" / "_static" / "benchmarks"
+NBSP = "\N{NO-BREAK SPACE}"
 BEGIN = "<!-- What follows is written by `python -m benchmarks.plot`. -->"
 
 TITLES = {
@@ -44,11 +45,6 @@ class Run:
     path: Path
     metadata: dict[str, Any]
     results: list[dict[str, Any]]
-
-    @property
-    def kind(self) -> str:
-        """Return "cpu" or "cuda"."""
-        return self.path.stem.rpartition("--")[2]
 
     @property
     def digest(self) -> str:
@@ -240,7 +236,8 @@ def duration(row: Row | None) -> str:
     value = milliseconds(row)
     if value is None:
         return "–"
-    return f"{number(value)} ms" if value < 1000 else f"{number(value / 1000)} s"
+    small = value < 1000
+    return f"{number(value)}{NBSP}ms" if small else f"{number(value / 1000)}{NBSP}s"
 
 
 def space(row: Row | None) -> str:
@@ -248,7 +245,8 @@ def space(row: Row | None) -> str:
     value = megabytes(row)
     if value is None:
         return "–"
-    return f"{number(value)} MB" if value < 1000 else f"{number(value / 1000)} GB"
+    small = value < 1000
+    return f"{number(value)}{NBSP}MB" if small else f"{number(value / 1000)}{NBSP}GB"
 
 
 def ratio(ours: float | None, theirs: float | None) -> str:
@@ -267,7 +265,7 @@ def number(value: float | None) -> str:
 
 def size(shape: Iterable[int]) -> str:
     """Return N × D."""
-    return " × ".join(map(str, shape))
+    return f"{NBSP}×{NBSP}".join(map(str, shape))
 
 
 def table(head: list[str], body: list[list[str]]) -> str:
@@ -320,7 +318,7 @@ MARKERS = "^vD<>Pp"
 
 def figure_name(loss: str, run: Run) -> str:
     """Return the file of a figure."""
-    return f"{loss}--{run.kind}.svg"
+    return f"{loss}--{run.path.stem.partition('--')[2]}.svg"
 
 
 def figures(run: Run, folder: Path) -> list[Path]:

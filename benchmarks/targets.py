@@ -166,8 +166,9 @@ def main() -> None:
             continue
         if args.targets and target.name not in args.targets:
             continue
-        print(f"{target.name}: {target.loss}, {' × '.join(map(str, target.shape))}")
         rows = measure(target, args)
+        size = " × ".join(map(str, rows[0]["shape"]))
+        print(f"{target.name}: {target.loss}, {size}")
         for row in rows:
             show(row)
         verdicts = judge(target, rows)

@@ -183,7 +183,7 @@ def test_a_quick_run_is_strict_json_and_tabulated(tmp_path, capsys):
     page = plot.generated(tmp_path)
     for row in run["results"]:
         assert f"| {row['contestant']} | {row['how']} |" in page
-    assert "| 16 × 8 |" in page
+    assert f"| {plot.size((16, 8))} |" in page
 
     small = next(t for t in targets.TARGETS if t.name == "small_coral")
     rows = targets.measure(small, args)
