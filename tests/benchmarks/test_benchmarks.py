@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import common, contestants, measure, memory, plot, scaling, targets
+from benchmarks import (
+    common,
+    contestants,
+    measure,
+    memory,
+    page,
+    plot,
+    scaling,
+    targets,
+)
 from benchmarks.cases import CASES, GROUPS
 from benchmarks.peers import PEERS, Contestant
 
@@ -173,17 +182,17 @@ def test_a_quick_run_is_strict_json_and_tabulated(tmp_path, capsys):
     def forbidden(constant):
         raise AssertionError(constant)
 
-    text = (tmp_path / "x.json").read_text(encoding="utf-8")
-    run = json.loads(text, parse_constant=forbidden)
+    content = (tmp_path / "x.json").read_text(encoding="utf-8")
+    run = json.loads(content, parse_constant=forbidden)
     assert run["results"][0]["timing"]["iqr_us"] is None
     for name in ("git_commit", "torch", "memory_gb", "torch_num_threads"):
         assert name in run["metadata"]
 
     (tmp_path / "x.json").rename(tmp_path / "scaling--here--cpu.json")
-    page = plot.generated(tmp_path)
+    text = page.generated(tmp_path)
     for row in run["results"]:
-        assert f"| {row['contestant']} | {row['how']} |" in page
-    assert f"| {plot.size((16, 8))} |" in page
+        assert f"| {row['contestant']} | {row['how']} |" in text
+    assert f"| {page.size((16, 8))} |" in text
 
     small = next(t for t in targets.TARGETS if t.name == "small_coral")
     rows = targets.measure(small, args)
@@ -201,12 +210,12 @@ def test_partial_and_quick_runs_are_not_published(tmp_path, monkeypatch):
 
 def test_the_page_is_what_was_measured():
     """`python -m benchmarks.plot` has been run after the last measurement."""
-    text = plot.PAGE.read_text(encoding="utf-8")
-    assert text.endswith(plot.generated(common.RESULTS))
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert text.endswith(page.generated(common.RESULTS))
     drawn = set()
-    for run in plot.runs("scaling", common.RESULTS):
-        for loss in plot.by(run.results, "loss"):
-            figure = plot.FIGURES / plot.figure_name(loss, run)
+    for run in page.runs("scaling", common.RESULTS):
+        for loss in page.by(run.results, "loss"):
+            figure = plot.FIGURES / page.figure_name(loss, run)
             assert f"results {run.digest}" in figure.read_text(encoding="utf-8")
             drawn.add(figure)
     assert set(plot.FIGURES.glob("*.svg")) == drawn
