@@ -62,9 +62,19 @@ types: $(VENV)/.stamp-dev  ## mypy --strict on the package
 docs: $(VENV)/.stamp-docs  ## the site, in docs/_build/html; warnings are errors
 	$(PY) -m sphinx -n -W --keep-going -b html $(ARGS) docs docs/_build/html
 
+# Peers whose requirements would bring another torch: without them, and only if they
+# can be had.
+$(VENV)/.stamp-peers: benchmarks/peers.txt $(VENV)/.stamp-bench
+	@echo "installing the other peers into $(VENV)"
+	@$(PIP_INSTALL) --no-deps --requirement $< || echo "left out: not all can be had"
+	@touch $@
+
 .PHONY: bench
-bench: $(VENV)/.stamp-test  ## time the six losses against their plain formulas
-	$(PY) -m benchmarks.speed $(ARGS)
+bench: $(VENV)/.stamp-peers  ## time, memory and precision beside every peer, and the plots
+	$(PY) -m benchmarks.scaling $(ARGS)
+	$(PY) -m benchmarks.targets $(ARGS)
+	$(PY) -m benchmarks.accuracy $(ARGS)
+	$(PY) -m benchmarks.plot $(ARGS)
 
 .PHONY: wheel-check
 wheel-check: $(VENV)/.stamp-dev  ## build, install the wheel into a clean environment, use it

@@ -9,7 +9,7 @@ from torch import Tensor
 import xmodal_losses.functional as F
 from benchmarks import plain
 
-__all__ = ["CASES", "Case", "views"]
+__all__ = ["CASES", "GROUPS", "Case", "inputs", "views"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,22 @@ CASES = (
     ),
 )
 
+# Many small problems in one call, which the other cases do not have: not a loss of its
+# own, so it is in no list of losses.
+GROUPS = Case("info_nce_groups", F.info_nce, plain.info_nce_loop, "equal work")
 
-def views(rows: int, columns: int, **kwargs) -> tuple[Tensor, Tensor]:
+
+def views(*shape: int, **kwargs) -> tuple[Tensor, Tensor]:
     """Return two related batches, as a half-trained pair of encoders gives them."""
     generator = torch.Generator().manual_seed(0)
     shared, own_a, own_b = (
-        torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-        for _ in range(3)
+        torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)
     )
     z_a, z_b = shared + own_a, shared + own_b + 0.5
     return z_a.to(**kwargs), z_b.to(**kwargs)
+
+
+def inputs(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor]:
+    """Return what is measured: float32, on the device, waiting for gradients."""
+    z_a, z_b = views(*shape, device=device, dtype=torch.float32)
+    return z_a.requires_grad_(), z_b.requires_grad_()

@@ -6,19 +6,20 @@ import math
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.benchmark import Timer
 
 import xmodal_losses as xl
-from benchmarks.cases import CASES, Case, views
+from benchmarks.cases import CASES, Case
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / xl.__version__
 
 
 class Timing(NamedTuple):
@@ -34,6 +35,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(description=description)
     out.add_argument("--quick", action="store_true", help="only see that it runs")
     out.add_argument("--losses", nargs="+", choices=[case.name for case in CASES])
+    out.add_argument(
+        "--seconds", type=float, default=60.0, help="what takes longer is left out"
+    )
     out.add_argument("--device", default="cpu")
     out.add_argument("--threads", type=int, default=torch.get_num_threads())
     out.add_argument("--machine", default=platform.machine(), help="name in the file")
@@ -46,44 +50,52 @@ def chosen(args: argparse.Namespace) -> list[Case]:
     return [case for case in CASES if not args.losses or case.name in args.losses]
 
 
-def agree(case: Case, rows: int = 96, columns: int = 8) -> None:
-    """Stop unless both spellings have equal values and gradients in float64.
-
-    A baseline that computes something else is worse than none.
-    """
-    results = []
-    for function in (case.library, case.plain):
-        z = [x.requires_grad_() for x in views(rows, columns, dtype=torch.float64)]
-        value = function(*z)
-        results.append((value.detach(), *torch.autograd.grad(value, z)))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9, msg=case.name)
-
-
-def step(
-    function: Callable[[Tensor, Tensor], Tensor], z_a: Tensor, z_b: Tensor
-) -> Callable[[], Any]:
-    """Return forward and backward in one call, without accumulation."""
-    return lambda: torch.autograd.grad(function(z_a, z_b), (z_a, z_b))
-
-
 def side_by_side(
-    calls: dict[str, Callable[[], Any]], min_run_time: float, rounds: int
+    calls: dict[str, Callable[[], Any]],
+    min_run_time: float,
+    rounds: int,
+    seconds: dict[str, float] | None = None,
 ) -> dict[str, Timing]:
     """Time several calls in turns, so that drift of the machine meets all of them.
 
-    `blocked_autorange` repeats, and waits for the device.
+    `blocked_autorange` repeats, and waits for the device; before the first turn every
+    call runs three times, to allocate, choose algorithms and load libraries. `seconds`
+    is what the calls are known to take: one that takes a second or more has three
+    turns and no warm-up, one that takes five a single turn.
     """
-    for call in calls.values():  # allocate, choose algorithms, load libraries
-        for _ in range(3):
+    seconds = seconds or {}
+    for name, call in calls.items():
+        for _ in range(_by_length(seconds.get(name, 0.0), 3, 0, 0)):
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, call in calls.items():
-            threads = torch.get_num_threads()  # a Timer takes one by default
-            timer = Timer("f()", globals={"f": call}, num_threads=threads)
-            times[name] += timer.blocked_autorange(min_run_time=min_run_time).times
+            length = seconds.get(name, 0.0)
+            if turn >= _by_length(length, rounds, 3, 1):
+                continue
+            if length < 1:
+                threads = torch.get_num_threads()  # a Timer takes one by default
+                timer = Timer("f()", globals={"f": call}, num_threads=threads)
+                times[name] += timer.blocked_autorange(min_run_time=min_run_time).times
+            else:
+                times[name].append(_stopwatch(call))
     return {name: _summary(values) for name, values in times.items()}
+
+
+def _by_length(seconds: float, short: int, long: int, longest: int) -> int:
+    return longest if seconds > 5 else long if seconds > 1 else short
+
+
+def _stopwatch(call: Callable[[], Any]) -> float:
+    # A second is far above what autoranging is there to average out, and every
+    # Timer would make the call three times to measure it once.
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _summary(seconds: list[float]) -> Timing:
@@ -106,6 +118,7 @@ def metadata(args: argparse.Namespace) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "machine": args.machine,
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
         "torch_num_threads": torch.get_num_threads(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "quick": args.quick,
@@ -136,14 +149,15 @@ def _processor() -> str:
 
 
 def save(suite: str, args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    """Write one run as strict JSON; a quick run is written only where it is told."""
+    """Write one run as strict JSON; quick and partial runs only where they are told."""
     path = args.json
     if path is None:
-        if args.quick:
+        chosen = args.losses or getattr(args, "targets", None)
+        if args.quick or chosen or not getattr(args, "compile", True):
             return
         kind = torch.device(args.device).type
         name = f"{suite}--{args.machine}--{kind}.json"
-        path = ROOT / "benchmarks" / "results" / xl.__version__ / name
+        path = RESULTS / name
     path.parent.mkdir(parents=True, exist_ok=True)
     run = {"metadata": metadata(args), "results": results}
     text = json.dumps(_strict(run), indent=1, allow_nan=False, ensure_ascii=False)

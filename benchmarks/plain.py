@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["barlow_twins", "coral", "dcca", "info_nce", "mmd", "vicreg"]
+__all__ = [
+    "barlow_twins",
+    "coral",
+    "dcca",
+    "info_nce",
+    "info_nce_loop",
+    "mmd",
+    "vicreg",
+]
 
 
 def info_nce(z_a: Tensor, z_b: Tensor, temperature: float = 0.07) -> Tensor:
@@ -19,6 +27,11 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float = 0.07) -> Tensor:
     logits = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T / temperature
     target = torch.arange(len(z_a), device=z_a.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def info_nce_loop(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Return the mean of `info_nce` over groups, one after the other."""
+    return torch.stack([info_nce(a, b) for a, b in zip(z_a, z_b, strict=True)]).mean()
 
 
 def coral(z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def cached_backward(
             "cached_backward: criterion must return a scalar, got shape "
             f"{tuple(loss.shape)}. Choose reduction 'mean' or 'sum'."
         )
-    (loss * scale).backward()
+    (loss * scale).backward()  # type: ignore[no-untyped-call]
 
     # A loss may not look at one of the views.
     grads = [torch.zeros_like(z) if z.grad is None else z.grad for z in views]

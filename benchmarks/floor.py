@@ -1,0 +1,77 @@
+"""The matrix products a loss cannot do without: the time nothing can go below.
+
+What would remain of a loss if everything but its products were free: the products of
+the best known way to compute it, by `torch.mm`, on matrices of the same size and dtype.
+
+===================  ================================================================
+symmetric InfoNCE    logits and a gradient for each side: 6·N²·D operations; who does
+                     not keep N² logits makes them again in the backward pass: 8·N²·D
+MMD                  one triangle of the pooled distances, and from it the gradients
+                     of both of its sides: 3·(2N)²·D
+CORAL, VICReg,       second moments and their gradients, through D×D or N×N matrices,
+Barlow Twins         whichever takes less; symmetric results are not counted half
+Deep CCA             three covariances and the four products of their gradients; the
+                     decompositions of D×D matrices are left out
+===================  ================================================================
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["FLOOR", "info_nce", "info_nce_twice"]
+
+
+def info_nce(z_a: Tensor, z_b: Tensor) -> None:
+    """Make three products: logits and two gradients."""
+    logits = z_a @ z_b.mT
+    _ = logits @ z_b, logits.mT @ z_a
+
+
+def info_nce_twice(z_a: Tensor, z_b: Tensor) -> None:
+    """Make four products, the logits twice."""
+    logits = z_a @ z_b.mT
+    torch.matmul(z_a, z_b.mT, out=logits)
+    _ = logits @ z_b, logits.mT @ z_a
+
+
+def _mmd(z_a: Tensor, z_b: Tensor) -> None:
+    pool = torch.cat((z_a, z_b))
+    strip = max(len(pool) // 16, 1)  # a triangle in strips: 17/32 of the square
+    for start in range(0, len(pool), strip):
+        some, rest = pool[start : start + strip], pool[start:]
+        k = some @ rest.T
+        _ = k @ rest, k.T @ some
+
+
+def _moments(through_rows: int, through_columns: int) -> Callable:
+    """Return so many products of the shape N×D×N, or of D×N×D, what takes less."""
+
+    def run(z_a: Tensor, z_b: Tensor) -> None:
+        n, d = z_a.shape
+        by_rows = through_rows * n <= through_columns * d
+        count = through_rows if by_rows else through_columns
+        for _ in range(count):
+            _ = z_a @ z_b.T if by_rows else z_a.T @ z_b
+
+    return run
+
+
+def _covariances(z_a: Tensor, z_b: Tensor) -> None:
+    for left, right in ((z_a, z_a), (z_a, z_b), (z_b, z_b)):
+        c = left.T @ right
+    _ = z_a @ c, z_b @ c.T, z_b @ c, z_a @ c.T
+
+
+FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
+    "info_nce": info_nce,
+    "info_nce_groups": info_nce,
+    # Three Gram matrices and the four products of their gradients, or two of each.
+    "coral": _moments(7, 4),
+    "mmd": _mmd,
+    # Two Gram matrices and their gradients, or one cross moment and two gradients.
+    "barlow_twins": _moments(4, 3),
+    "vicreg": _moments(4, 4),
+    "dcca": _covariances,
+}

@@ -1,0 +1,86 @@
+"""Time and extra peak memory of forward and backward against N and D.
+
+    python -m benchmarks.scaling [--quick] [--device cuda] [--losses coral mmd]
+
+For every loss, every contestant at every size of a grid that ends where memory or
+patience does. Memory is that of one call in a fresh process, which also finds what is
+too large or too slow; what is left is timed in this process, all contestants of a size
+in turns.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks import common
+from benchmarks.cases import CASES, GROUPS
+from benchmarks.contestants import contestants
+from benchmarks.measure import Row, at_size, show, unable
+
+__all__ = ["GRIDS", "QUICK"]
+
+Shape = tuple[int, ...]
+
+
+def _pairs(columns: int) -> list[Shape]:
+    return [(rows, columns) for rows in (256, 1024, 4096, 16384, 65536)]
+
+
+def _moments(columns: int) -> list[Shape]:
+    largest = 1024 if columns > 1024 else 8192
+    return [(n, columns) for n in (64, 256, 1024, 8192) if n <= largest]
+
+
+# Series of sizes, each from small to large: what ends one contestant ends its series.
+GRIDS: dict[str, list[list[Shape]]] = {
+    "info_nce": [_pairs(128), _pairs(512)],
+    "mmd": [_pairs(128), _pairs(512)],
+    "coral": [_moments(128), _moments(1024), _moments(8192)],
+    "barlow_twins": [_moments(128), _moments(1024), _moments(8192)],
+    "vicreg": [_moments(128), _moments(1024), _moments(8192)],
+    # Its decompositions grow as D³, and N < D has no canonical correlations to find.
+    "dcca": [[(256, 128), (1024, 128), (8192, 128)], [(1024, 512), (8192, 512)]],
+    "info_nce_groups": [[(groups, 256, 128) for groups in (4, 16, 64, 256)]],
+}
+# The power of N with which a call grows at least; how fast it does is found by trying.
+GROWTH = {loss: 2 if loss in ("info_nce", "mmd") else 1 for loss in GRIDS}
+QUICK: dict[str, list[list[Shape]]] = {
+    loss: [[(2, 16, 8) if loss == GROUPS.name else (16, 8)]] for loss in GRIDS
+}
+
+
+def measure(loss: str, args: argparse.Namespace) -> Iterator[Row]:
+    """Yield a row for each contestant and size."""
+    everyone = contestants(loss)
+    unfit = {one.name: reason for one in everyone if (reason := unable(one, args))}
+    for series in (QUICK if args.quick else GRIDS)[loss]:
+        skipped = dict(unfit)
+        for shape, larger in zip(series, [*series[1:], None], strict=True):
+            print(f"{loss}, {' × '.join(map(str, shape))}")
+            for row in at_size(everyone, shape, args, rounds=5, skipped=skipped):
+                show(row)
+                yield row
+                name = row["contestant"]
+                if row["skipped"]:
+                    skipped.setdefault(name, f"{row['skipped']}, at {shape[0]} already")
+                elif larger is not None:
+                    growth = (larger[0] / shape[0]) ** GROWTH[loss]
+                    least = row["seconds"] * growth
+                    if least > args.seconds:
+                        skipped[name] = f"one call would take {least:.0f} s or more"
+
+
+def main() -> None:
+    """Measure, print, save."""
+    args = common.parser(__doc__.splitlines()[0]).parse_args()
+    torch.set_num_threads(args.threads)
+    results = []
+    for loss in args.losses or [case.name for case in (*CASES, GROUPS)]:
+        results += measure(loss, args)
+    print("median ± interquartile range of one call; extra peak memory")
+    common.save("scaling", args, results)
+
+
+if __name__ == "__main__":
+    main()
