@@ -42,7 +42,7 @@ class _Unit(torch.autograd.Function):
         grad = None
         if grad_u is not None:
             along = (grad_u * u).sum(ctx.dim, keepdim=True) * ctx.length**-2
-            grad = (grad_u - u * along).mul_(factor)
+            grad = (u * along).sub_(grad_u).mul_(-factor)
         if grad_factor is not None:  # in second derivatives only
             radial = (grad_factor * factor.square() * ctx.length**-2) * u
             grad = -radial if grad is None else grad - radial

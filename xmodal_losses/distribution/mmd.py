@@ -139,8 +139,15 @@ def mmd(
         if estimator == "linear":
             value = _linear(kernel.bind(pool), x, y)
         else:
+            k: pairs.Kernel | pairs.Mixture
+            if family is None:
+                k = kernel.bind(pool)
+            else:
+                k, sigma = family.bind(pool)
+                x, y = x / sigma, y / sigma
+            del pool  # as large as both batches
             value = pairs.discrepancy(
-                kernel.bind(pool) if family is None else family.bind(pool),
+                k,
                 x,
                 y,
                 w_x,

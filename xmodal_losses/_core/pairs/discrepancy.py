@@ -11,7 +11,7 @@ from xmodal_losses._core.reduce import inverse
 
 
 def discrepancy(
-    kernel: Kernel | tuple[Mixture, Tensor],
+    kernel: Kernel | Mixture,
     x: Tensor,
     y: Tensor,
     weight_x: Tensor | None,
@@ -24,8 +24,8 @@ def discrepancy(
     """Return mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y), ``(…)``.
 
     Args:
-        kernel: A function of pairs, or a mixture of Gaussians with its largest
-            bandwidth, which is gone through faster.
+        kernel: A function of pairs; or a mixture of Gaussians, which is gone through
+            faster, for rows in units of its largest bandwidth.
         x: ``(…, N, D)``.
         y: ``(…, M, D)``.
         weight_x: ``(…, N)``.
@@ -39,21 +39,20 @@ def discrepancy(
         (y, y, weight_y, weight_y, inside),
         (x, y, weight_x, weight_y, across),
     )
-    if callable(kernel):
+    if not isinstance(kernel, Mixture):
         xx, yy, xy = (
             kernel_mean(kernel, *block, chunk_size=chunk_size) for block in blocks
         )
         return xx + yy - 2 * xy
 
-    mixture, sigma = kernel
     (n, d), m = x.shape[-2:], y.shape[-2]
     share = torch.stack([inverse(pair_weight(*block)).reshape(-1) for block in blocks])
     longest = max(n, m)
     tiling = square(longest, longest, chunk_size, x)
     return gaussians.discrepancy(
-        mixture,
-        (x / sigma).reshape(-1, n, d),
-        (y / sigma).reshape(-1, m, d),
+        kernel,
+        x.reshape(-1, n, d),
+        y.reshape(-1, m, d),
         None if weight_x is None else weight_x.reshape(-1, n),
         None if weight_y is None else weight_y.reshape(-1, m),
         share,

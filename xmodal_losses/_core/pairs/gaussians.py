@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import precision
-from xmodal_losses._core.pairs.products import add_product, cat, product, take
+from xmodal_losses._core.pairs.products import add_product, cat, joined, product, take
 from xmodal_losses._core.pairs.tiles import Tiling
 
 
@@ -112,17 +112,17 @@ def _evaluate(
     grads_y: list[Tensor] = []
     for groups in plan.tiling.over_groups(x.shape[0]):
         a, b = _batch(x, weight_x, groups), _batch(y, weight_y, groups)
+        xy, xy_a, xy_b = _sum(a, b, mixture, plan.tiling, plan.across, need)
         xx, xx_a, _ = _sum(a, None, mixture, plan.tiling, plan.inside, (need[0], False))
         yy, yy_b, _ = _sum(b, None, mixture, plan.tiling, plan.inside, (need[1], False))
-        xy, xy_a, xy_b = _sum(a, b, mixture, plan.tiling, plan.across, need)
         # The three are nearly one where the batches are alike.
         s = share[:, groups].to(xx.dtype)
         values.append(s[0] * xx + s[1] * yy - 2 * s[2] * xy)
         s = 2 * share[:, groups, None, None]
         if xx_a is not None and xy_a is not None:
-            grads_x.append(s[0] * xx_a - s[2] * xy_a)
+            grads_x.append(torch.addcmul(s[0] * xx_a, xy_a, s[2], value=-1))
         if yy_b is not None and xy_b is not None:
-            grads_y.append(s[1] * yy_b - s[2] * xy_b)
+            grads_y.append(torch.addcmul(s[1] * yy_b, xy_b, s[2], value=-1))
     nothing = x.new_empty(0)
     return (
         cat(values, 0).to(x.dtype),
@@ -253,6 +253,5 @@ def _add(
 
 def _gradient(a: _Batch, pull: dict[int, Tensor], mass: dict[int, Tensor]) -> Tensor:
     """Return w_i Σ_j v_j k′_ij (b_j − a_i)."""
-    total = cat(list(mass.values()), 1).unsqueeze(-1)
-    grad = cat(list(pull.values()), 1) - total * a.rows
+    grad = joined(pull).addcmul(a.rows, joined(mass).unsqueeze(-1), value=-1)
     return grad if a.weight is None else a.weight.unsqueeze(-1) * grad

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from xmodal_losses._core import moments
-from xmodal_losses._core.pairs.tiles import LARGE, edge
+from xmodal_losses._core.pairs.tiles import edge, whole
 from xmodal_losses._core.reduce import inverse
 
 
@@ -92,11 +92,12 @@ def kernel_mean(
     more; of rows with themselves (``y is x``) only half.
     """
     n, m = x.shape[-2], y.shape[-2]
-    size = edge(x, chunk_size)
-    if n * m <= (LARGE if chunk_size is None else 1) * size**2:
+    if n * m <= whole(x, chunk_size) ** 2:
         total = _kernel_sum(kernel, x, y, weight_x, weight_y, skip_diagonal)
     else:
-        total = _tiled_sum(kernel, x, y, weight_x, weight_y, skip_diagonal, size)
+        total = _tiled_sum(
+            kernel, x, y, weight_x, weight_y, skip_diagonal, edge(x, chunk_size)
+        )
     return total * inverse(pair_weight(x, y, weight_x, weight_y, skip_diagonal))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xmodal_losses._core import precision
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.products import add_product, cat, product, take
+from xmodal_losses._core.pairs.products import add_product, cat, joined, product, take
 from xmodal_losses._core.pairs.tiles import Tiling
 
 
@@ -183,19 +183,22 @@ def gradients(
                 else:
                     v, across = slope.columns[groups, None, j], columns[groups, None, j]
                     if plan.bounded:
-                        grad = t.exp_() * (u * (-log).exp() + v * (-across).exp())
+                        scale = u * (-log).exp() + v * (-across).exp()
+                        grad = t.exp_() * scale
+                        del scale
                     else:
                         grad = (t - log).exp_() * u + t.sub_(across).exp_() * v
                 if on is not None:
                     start = max(i.start, j.start)
                     at = slope.positive[groups, start : start + on.shape[-1]]
                     grad = grad.diagonal_scatter(at, i.start - j.start, 1, 2)
+                del t
                 if need[0]:
                     add_product(grad_x, i, grad, take(y, groups, j))
                 if need[1]:
                     add_product(grad_y, j, grad.mT, take(x, groups, i))
-        all_x += [cat(list(grad_x.values()), 1)] if need[0] else []
-        all_y += [cat(list(grad_y.values()), 1)] if need[1] else []
+        all_x += [joined(grad_x)] if need[0] else []
+        all_y += [joined(grad_y)] if need[1] else []
     return cat(all_x, 0) if need[0] else None, cat(all_y, 0) if need[1] else None
 
 

@@ -27,6 +27,13 @@ def add_product(parts: dict[int, Tensor], at: slice, a: Tensor, b: Tensor) -> No
     parts[at.start] = product(a, b) if total is None else torch.baddbmm(total, a, b)
 
 
+def joined(parts: dict[int, Tensor]) -> Tensor:
+    """Return the parts of a sum as one tensor, and let go of them."""
+    out = cat(list(parts.values()), 1)
+    parts.clear()
+    return out
+
+
 def cat(parts: Sequence[Tensor], dim: int) -> Tensor:
     """Join parts; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)

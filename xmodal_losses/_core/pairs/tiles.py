@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# Edge of a tile. On a CPU it should stay in cache through the dozen operations done on
-# it (measured: flat from 512 to 2048); a GPU wants work for all its processors at once
-# (not measured yet).
-_EDGE = {"cpu": 1024}
+# Edge of a tile. On a CPU the tile should stay in cache through the dozen operations
+# done on it (measured: flat from 512 to 2048, so the one that takes least memory); a
+# GPU wants work for all its processors at once (not measured yet).
+_EDGE = {"cpu": 512}
 _EDGE_ELSEWHERE = 4096
-# What is held whole, a problem or a strip of rows, may be this many tiles large.
-LARGE = 4
+# Edge of what is held whole, a problem or as many entries of a strip of rows: several
+# tiles' worth, for what is saved by making the entries once.
+_WHOLE = {"cpu": 2048}
+_WHOLE_ELSEWHERE = 8192
 
 
 class Tiling(NamedTuple):
@@ -49,11 +51,11 @@ def strips(
     It is where the strip would be so flat that adding its part to the gradient of all
     columns takes longer than making the logits twice.
     """
-    size = edge(like, chunk_size)
-    rows = min(n, max(1, LARGE * size**2 // m))
-    if rows < (n if both else min(n, size // 4)):
+    size = whole(like, chunk_size)
+    rows = min(n, max(1, size**2 // m))
+    if rows < (n if both else min(n, size // 8)):
         return None
-    return Tiling(max(1, size**2 // (rows * m)), rows, m)
+    return Tiling(max(1, edge(like, chunk_size) ** 2 // (rows * m)), rows, m)
 
 
 def edge(like: Tensor, chunk_size: int | None) -> int:
@@ -61,6 +63,13 @@ def edge(like: Tensor, chunk_size: int | None) -> int:
     if chunk_size is not None:
         return chunk_size
     return _EDGE.get(like.device.type, _EDGE_ELSEWHERE)
+
+
+def whole(like: Tensor, chunk_size: int | None) -> int:
+    """Return the edge of what may be held whole: of a given tile, twice its edge."""
+    if chunk_size is not None:
+        return 2 * chunk_size
+    return _WHOLE.get(like.device.type, _WHOLE_ELSEWHERE)
 
 
 def _parts(n: int, size: int) -> Iterator[slice]:
