@@ -78,17 +78,17 @@ class _Centre(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        (z,) = inputs
-        ctx.scale = _scale(z)
+        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return (grad - grad.mean(-2, keepdim=True)) * ctx.scale
+        return (grad - grad.mean(-2, keepdim=True)) * _scale(grad)
 
 
-def _scale(z: Tensor) -> float:
+def _scale(z: Tensor) -> Tensor:
+    """Return 1/√(N − 1), a tensor: torch.compile of 2.4 knows no symbolic floats."""
     n = z.shape[-2]
-    return float((n - 1) ** -0.5) if n > 1 else 0.0
+    return z.new_full((), n - 1).rsqrt() if n > 1 else z.new_zeros(())
 
 
 class _UnitColumns(torch.autograd.Function):
@@ -165,7 +165,7 @@ def _floor(z: Tensor, weight: Tensor | None, eps: float) -> Tensor | None:
         return None
     if weight is None:
         n = z.shape[-2]
-        return z.new_full((1, 1), eps * n / max(n - 1, 1))
+        return eps * z.new_full((1, 1), n) / max(n - 1, 1)
     total, dof = _count(weight.to(z.dtype))
     return (eps * total * inverse(dof))[..., None, None]
 
@@ -192,12 +192,13 @@ class PairOfRows:
     ) -> None:
         self._sides = ((z_a, weight_a), (z_b, weight_b))
         self._dtype = wide
-        self._wide: tuple[products.Centred, products.Centred, float] | None = None
+        self._wide: tuple[products.Centred, products.Centred, int] | None = None
 
     @property
     def width(self) -> int:
         (z, _), _ = self._sides
-        return int(z.shape[-1])
+        width: int = z.shape[-1]
+        return width
 
     @property
     def present(self) -> Tensor | None:
@@ -221,16 +222,16 @@ class PairOfRows:
     def along(self, value: Tensor, directions: products.Directions) -> Tensor:
         return products.along(value, directions, *self._widened())
 
-    def _widened(self) -> tuple[products.Centred, products.Centred, float]:
-        """Return both batches, and what scales their products."""
+    def _widened(self) -> tuple[products.Centred, products.Centred, int]:
+        """Return both batches, and what their products are divided by."""
         if self._wide is None:
             (z_a, weight), (z_b, _) = self._sides
             if weight is None:
                 a, b = (products.centred(z, self._dtype) for z in (z_a, z_b))
-                self._wide = a, b, 1 / (z_a.shape[-2] - 1)
+                self._wide = a, b, z_a.shape[-2] - 1
             else:
                 x, y = (_rows(z.to(self._dtype), weight) for z in (z_a, z_b))
-                self._wide = products.Centred(x, None), products.Centred(y, None), 1.0
+                self._wide = products.Centred(x, None), products.Centred(y, None), 1
         return self._wide
 
     def covariance_gap(self) -> Tensor:
