@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import gradcheck, gradgradcheck
 
 from harness import Case, to_torch, value_and_grad
@@ -163,6 +164,19 @@ def test_nothing_happens_at_the_switch(spec, weighted, lead, monkeypatch):
     assert taken == sorted(taken)
     assert not taken[0]
     assert taken[-1]
+
+
+@pytest.mark.parametrize("spec", [*SPECS, BY_NAME["dcca"]], ids=lambda spec: spec.name)
+def test_one_graph_for_all_numbers_of_rows(spec):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(
+        spec.build({}), fullgraph=True, backend=counter, dynamic=True
+    )
+    for rows in (6, 7, 9, 13, 17, 21, 40, 80):
+        views = torch.randn(2, rows, 4).unbind()
+        compiled(*(view.requires_grad_() for view in views)).backward()
+    assert counter.frame_count <= 2
 
 
 # ------------------------------------------------------------------ precision

@@ -18,11 +18,21 @@ from xmodal_losses._core.linalg import cholesky
 
 def correlations(
     c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float, k: int
+) -> Tensor:
+    """Return the K largest correlations, as constants."""
+    with torch.no_grad():
+        t, _, _ = _whiten(c_aa, c_bb, c_ab, ridge)
+        rho: Tensor = torch.linalg.svdvals(t)
+    return rho[..., :k]
+
+
+def correlations_and_directions(
+    c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the K largest correlations and their directions A, B, as constants.
 
-    One singular value decomposition: the gradient of a sum of f(ρ) is known from these,
-    and has no differences of singular values in it, which may repeat.
+    The gradient of a sum of f(ρ) is known from these, and has no differences of
+    singular values in it, which may repeat.
     """
     with torch.no_grad():
         t, l_a, l_b = _whiten(c_aa, c_bb, c_ab, ridge)

@@ -117,16 +117,20 @@ def _loss(
         loss = -canonical.sum_of_squares(*covariances, ridge)
         return reduce.problems(loss, pair.present, reduction)
 
-    rho, a, b = canonical.correlations(*covariances, ridge, k)
-    if objective == "trace":
+    power = 1 if objective == "trace" else 2
+    if not covariances[2].requires_grad:  # singular vectors are for the gradient
+        rho = canonical.correlations(*covariances, ridge, k)
+        return reduce.problems(-(rho**power).sum(-1), pair.present, reduction)
+
+    rho, a, b = canonical.correlations_and_directions(*covariances, ridge, k)
+    slope = -power * rho ** (power - 1)
+    if power == 1:
         # T has no scale: its rounding errors are of order eps. Of a correlation that
         # is 0 the direction is arbitrary, and so would be its gradient.
-        noise = most * torch.finfo(rho.dtype).eps
-        loss, slope = -rho.sum(-1), -(rho > noise).to(rho.dtype)
-    else:
-        loss, slope = -rho.square().sum(-1), -2 * rho
+        slope = slope.masked_fill(rho <= most * torch.finfo(rho.dtype).eps, 0.0)
     # Eq. 12–13 of the paper: of Σf(ρ), f′ABᵀ to C_ab, −½f′ρAAᵀ to C_aa, −½f′ρBBᵀ.
-    loss = pair.along(loss, moments.Directions(a, b, rho, slope))
+    directions = moments.Directions(a, b, rho, slope)
+    loss = pair.along(-(rho**power).sum(-1), directions)
     return reduce.problems(loss, pair.present, reduction)
 
 

@@ -20,14 +20,14 @@ _COLUMNS = 1024  # in float64 at a time
 
 def gap(x: Tensor, y: Tensor) -> Tensor:
     """Return ‖XᵀX − YᵀY‖²_F, ``(…)``; X and Y may differ in their number of rows."""
-    route = _GapByRows if _by_rows(x, y, 2.5, differs=True) else _Gap
+    route = _GapByRows if _by_rows(x, y, 3, differs=True) else _Gap
     value: Tensor = route.apply(x, y)[0]  # type: ignore[no-untyped-call]
     return value
 
 
 def own(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the diagonal of XᵀX, ``(…, D)``, and Σ_{i≠j} (XᵀX)²_ij, ``(…)``."""
-    route = _OwnByRows if _by_rows(x, x, 2.0, differs=True) else _Own
+    route = _OwnByRows if _by_rows(x, x, 2, differs=True) else _Own
     diagonal, off_diagonal, *_ = route.apply(x)  # type: ignore[no-untyped-call]
     return diagonal, off_diagonal
 
@@ -45,13 +45,13 @@ def cross(x: Tensor, y: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Columns of unit length: with D ≥ 2N the energy off the diagonal is no less than
     # that on it, and float32 does for their difference.
-    route = _CrossByRows if _by_rows(x, y, 2.0, differs=False) else _Cross
+    route = _CrossByRows if _by_rows(x, y, 2, differs=False) else _Cross
     one_minus, off_diagonal, *_ = route.apply(x, y, lacking)  # type: ignore[no-untyped-call]
     return one_minus, off_diagonal
 
 
-def _by_rows(x: Tensor, y: Tensor, ratio: float, *, differs: bool) -> bool:
-    """Tell whether N×N products are cheaper, where D > ratio·N on a CPU.
+def _by_rows(x: Tensor, y: Tensor, ratio: int, *, differs: bool) -> bool:
+    """Tell whether N×N products are cheaper, where D ≥ ratio·N on a CPU.
 
     ``differs`` says that the result is a difference of such products, which may cancel:
     they have to be in float64, and inputs that are in float64 themselves have no wider

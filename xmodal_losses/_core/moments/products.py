@@ -32,17 +32,17 @@ class Directions(NamedTuple):
     slope: Tensor  # (…, K)
 
 
-def covariances(a: Centred, b: Centred, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scale·XᵀX, scale·YᵀY and scale·XᵀY."""
-    out: tuple[Tensor, Tensor, Tensor] = _Covariances.apply(*a, *b, scale)  # type: ignore[no-untyped-call]
+def covariances(a: Centred, b: Centred, dof: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return XᵀX/dof, YᵀY/dof and XᵀY/dof."""
+    out: tuple[Tensor, Tensor, Tensor] = _Covariances.apply(*a, *b, dof)  # type: ignore[no-untyped-call]
     return out
 
 
 def along(
-    value: Tensor, directions: Directions, a: Centred, b: Centred, scale: float
+    value: Tensor, directions: Directions, a: Centred, b: Centred, dof: int
 ) -> Tensor:
     """Return ``value`` with the gradient that ``directions`` tell, and no second."""
-    out: Tensor = _Along.apply(value, *directions, *a, *b, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = _Along.apply(value, *directions, *a, *b, dof)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -87,25 +87,25 @@ class _Covariances(torch.autograd.Function):
         centre_a: Tensor | None,
         z_b: Tensor,
         centre_b: Tensor | None,
-        scale: float,
+        dof: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         a, b = Centred(z_a, centre_a), Centred(z_b, centre_b)
         parts = [
             (x.mT @ x, y.mT @ y, x.mT @ y)
             for x, y in zip(_blocks(a), _blocks(b), strict=True)
         ]
-        c_aa, c_bb, c_ab = (scale * sum(part) for part in zip(*parts, strict=True))
+        c_aa, c_bb, c_ab = (sum(part) / dof for part in zip(*parts, strict=True))
         return c_aa, c_bb, c_ab
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *tensors, ctx.scale = inputs
+        *tensors, ctx.dof = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, h: Tensor, k: Tensor) -> Any:
         a, b = Centred(*ctx.saved_tensors[:2]), Centred(*ctx.saved_tensors[2:])
-        g, h, k = ctx.scale * (g + g.mT), ctx.scale * (h + h.mT), ctx.scale * k
+        g, h, k = (g + g.mT) / ctx.dof, (h + h.mT) / ctx.dof, k / ctx.dof
         need_a, _, need_b, *_ = ctx.needs_input_grad
         grad_a, grad_b = [], []
         for x, y in zip(_blocks(a), _blocks(b), strict=True):
@@ -123,7 +123,7 @@ class _Covariances(torch.autograd.Function):
 
 
 class _Along(torch.autograd.Function):
-    """With P = XA, Q = YB, the gradient is scale·slope·(Q − ρP)Aᵀ; of Y (P − ρQ)Bᵀ.
+    """With P = XA, Q = YB, the gradient is slope·(Q − ρP)Aᵀ/dof, of Y (P − ρQ)Bᵀ.
 
     The differences are formed in the wide dtype: where N < D and the ridge is small, P
     and Q agree to five digits. The last product may then be in that of the rows.
@@ -137,7 +137,7 @@ class _Along(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *tensors, ctx.scale = inputs
+        *tensors, ctx.dof = inputs
         ctx.save_for_backward(*tensors[1:])
 
     @staticmethod
@@ -145,7 +145,7 @@ class _Along(torch.autograd.Function):
         directions = Directions(*ctx.saved_tensors[:4])
         a, b = Centred(*ctx.saved_tensors[4:6]), Centred(*ctx.saved_tensors[6:])
         rho = directions.rho.unsqueeze(-2)
-        slope = (ctx.scale * grad.unsqueeze(-1) * directions.slope).unsqueeze(-2)
+        slope = (grad.unsqueeze(-1) * directions.slope / ctx.dof).unsqueeze(-2)
         last_a = (slope * directions.a).mT.to(a.z.dtype)
         last_b = (slope * directions.b).mT.to(b.z.dtype)
         need_a, need_b = ctx.needs_input_grad[5], ctx.needs_input_grad[7]

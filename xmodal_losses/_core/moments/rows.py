@@ -45,15 +45,10 @@ def moments(z: Tensor, weight: Tensor | None = None) -> Moments:
         heaviest = heaviest.expand(*heaviest.shape[:-1], z.shape[-1])
         origin = z.detach().gather(-2, heaviest)
         z = z - origin
-        total, dof = _count(weight)
+        total = weight.sum(-1)
+        dof = total - weight.square().sum(-1) * inverse(total)
         mean = (weight.unsqueeze(-1) * z).sum(-2) * inverse(total).unsqueeze(-1)
     return Moments(z - mean.unsqueeze(-2), weight, origin.squeeze(-2), mean, dof)
-
-
-def _count(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σw and the degrees of freedom."""
-    total = weight.sum(-1)
-    return total, total - weight.square().sum(-1) * inverse(total)
 
 
 def variance(a: Moments) -> Tensor:
@@ -65,30 +60,35 @@ def variance(a: Moments) -> Tensor:
 
 
 class _Centre(torch.autograd.Function):
-    """(z − mean)/√(N − 1), as :func:`moments` centres, in three passes over z."""
+    """z − mean, as :func:`moments` has it, over √(N − 1) if asked for.
+
+    Nothing of z is kept for the gradient.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor) -> Tensor:
+    def forward(z: Tensor, divide: bool) -> Tensor:
         rows = z - z[..., :1, :]
         rows -= rows.mean(-2, keepdim=True)
-        rows *= _scale(z)
+        if divide:
+            rows *= _one_over_root(z)
         return rows
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        (z,) = inputs
-        ctx.scale = _scale(z)
+        _, ctx.divide = inputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return (grad - grad.mean(-2, keepdim=True)) * ctx.scale
+        grad = grad - grad.mean(-2, keepdim=True)
+        return grad * _one_over_root(grad) if ctx.divide else grad, None
 
 
-def _scale(z: Tensor) -> float:
+def _one_over_root(z: Tensor) -> Tensor:
+    """Return 1/√(N − 1), a tensor: torch.compile of 2.4 knows no symbolic floats."""
     n = z.shape[-2]
-    return float((n - 1) ** -0.5) if n > 1 else 0.0
+    return z.new_full((), n - 1).rsqrt() if n > 1 else z.new_zeros(())
 
 
 class _UnitColumns(torch.autograd.Function):
@@ -149,25 +149,16 @@ def unit_columns(x: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor]:
     return u, lacking
 
 
-def _rows(z: Tensor, weight: Tensor | None) -> Tensor:
-    """Return X = √(w/dof)·(z − mean): XᵀX is the covariance."""
+def _rows(z: Tensor, weight: Tensor | None, *, divide: bool) -> Tensor:
+    """Return X = √w·(z − mean); if ``divide``, over √dof: XᵀX is the covariance."""
     if weight is None:
-        x: Tensor = _Centre.apply(z)  # type: ignore[no-untyped-call]
+        x: Tensor = _Centre.apply(z, divide)  # type: ignore[no-untyped-call]
         return x
     m = moments(z, weight)
-    share = weight.to(z.dtype) * inverse(m.dof).unsqueeze(-1)
+    share = weight.to(z.dtype)
+    if divide:
+        share = share * inverse(m.dof).unsqueeze(-1)
     return linalg.sqrt(share).unsqueeze(-1) * m.rows
-
-
-def _floor(z: Tensor, weight: Tensor | None, eps: float) -> Tensor | None:
-    """Return n·eps, or Σw·eps, in the scale of :func:`_rows`, ``(…, 1, 1)``."""
-    if eps == 0:
-        return None
-    if weight is None:
-        n = z.shape[-2]
-        return z.new_full((1, 1), eps * n / max(n - 1, 1))
-    total, dof = _count(weight.to(z.dtype))
-    return (eps * total * inverse(dof))[..., None, None]
 
 
 class PairOfRows:
@@ -192,12 +183,13 @@ class PairOfRows:
     ) -> None:
         self._sides = ((z_a, weight_a), (z_b, weight_b))
         self._dtype = wide
-        self._wide: tuple[products.Centred, products.Centred, float] | None = None
+        self._wide: tuple[products.Centred, products.Centred, int] | None = None
 
     @property
     def width(self) -> int:
         (z, _), _ = self._sides
-        return int(z.shape[-1])
+        width: int = z.shape[-1]
+        return width
 
     @property
     def present(self) -> Tensor | None:
@@ -221,28 +213,40 @@ class PairOfRows:
     def along(self, value: Tensor, directions: products.Directions) -> Tensor:
         return products.along(value, directions, *self._widened())
 
-    def _widened(self) -> tuple[products.Centred, products.Centred, float]:
-        """Return both batches, and what scales their products."""
+    def _widened(self) -> tuple[products.Centred, products.Centred, int]:
+        """Return both batches, and what their products are divided by."""
         if self._wide is None:
             (z_a, weight), (z_b, _) = self._sides
             if weight is None:
                 a, b = (products.centred(z, self._dtype) for z in (z_a, z_b))
-                self._wide = a, b, 1 / (z_a.shape[-2] - 1)
+                self._wide = a, b, z_a.shape[-2] - 1
             else:
-                x, y = (_rows(z.to(self._dtype), weight) for z in (z_a, z_b))
-                self._wide = products.Centred(x, None), products.Centred(y, None), 1.0
+                x, y = (
+                    _rows(z.to(self._dtype), weight, divide=True) for z in (z_a, z_b)
+                )
+                self._wide = products.Centred(x, None), products.Centred(y, None), 1
         return self._wide
 
     def covariance_gap(self) -> Tensor:
-        x, y = (_rows(*side) for side in self._sides)
+        x, y = (_rows(*side, divide=True) for side in self._sides)
         return energy.gap(x, y)
 
     def spreads(self) -> tuple[Spread, Spread]:
-        a, b = (Spread(*energy.own(_rows(*side))) for side in self._sides)
-        return a, b
+        a, b = (_rows(*side, divide=True) for side in self._sides)
+        return Spread(*energy.own(a)), Spread(*energy.own(b))
 
     def correlation(self, eps: float) -> tuple[Tensor, Tensor]:
         (u, lacking_u), (v, lacking_v) = (
-            unit_columns(_rows(*side), _floor(*side, eps)) for side in self._sides
+            unit_columns(_rows(z, weight, divide=False), _floor(z, weight, eps))
+            for z, weight in self._sides
         )
         return energy.cross(u, v, lacking_u + lacking_v)
+
+
+def _floor(z: Tensor, weight: Tensor | None, eps: float) -> Tensor | None:
+    """Return n·eps, or Σw·eps, ``(…, 1, 1)``."""
+    if eps == 0:
+        return None
+    if weight is None:
+        return eps * z.new_full((1, 1), z.shape[-2])
+    return eps * weight.to(z.dtype).sum(-1)[..., None, None]
