@@ -124,7 +124,7 @@ def test_one_pass_over_strips_of_rows(mask, bounded, scale, rows):
     expected = _plainly(x, y, left_out)._replace(columns=None)
     results = []
     for value in (
-        weighted_sum(_row_loss, x, y, share, left_out, plan),
+        weighted_sum(_row_loss, x, y, GROUPS, share, 1.0, left_out, plan),
         (share * _row_loss(expected)[0]).sum(),
     ):
         grads = torch.autograd.grad(value, (x, y, share))
@@ -141,7 +141,7 @@ def test_second_derivatives(kind, bounded):
 
     def one_pass(x, y, share):
         plan = Plan(Tiling(1, 3, 3), both=True, bounded=bounded)
-        return weighted_sum(_small_loss, x, y, share, LeftOut(), plan)
+        return weighted_sum(_small_loss, x, y, 2, share, 1.0, LeftOut(), plan)
 
     def two_passes(x, y, share):
         plan = Plan(Tiling(1, 2, 2), both=True, bounded=bounded)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.linalg import solve_triangular
 
+from xmodal_losses._core.function import Function
 from xmodal_losses._core.linalg import cholesky
 
 
@@ -57,10 +58,8 @@ def _whiten(
     return solve_triangular(l_b, half.mT, upper=False).mT, l_a, l_b
 
 
-class _SumOfSquares(torch.autograd.Function):
+class _SumOfSquares(Function):
     """‖T‖²: with H = L_a⁻ᵀT and K = L_b⁻ᵀTᵀ the gradient is −HHᵀ, −KKᵀ and 2L_a⁻ᵀKᵀ."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(

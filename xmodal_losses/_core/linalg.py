@@ -5,16 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xmodal_losses._core.function import Function
+
 
 def negligible(scale: Tensor) -> Tensor:
     """Tell which sizes are 0, or so small that a gradient over them overflows."""
     return scale < 1024 * torch.finfo(scale.dtype).tiny
 
 
-class _Unit(torch.autograd.Function):
+class _Unit(Function):
     """Vectors of one length, and the factors they were made with."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(z: Tensor, dim: int, length: float) -> tuple[Tensor, Tensor]:
@@ -24,8 +24,10 @@ class _Unit(torch.autograd.Function):
         zero = negligible(scale)
         scale = scale.masked_fill(zero, 1.0)
         u = z / scale
-        factor = length / torch.linalg.vector_norm(u, 2, dim, keepdim=True)
+        factor = torch.linalg.vector_norm(u, 2, dim, keepdim=True).reciprocal_()
         factor = factor.masked_fill(zero, 0.0)
+        if length != 1:
+            factor *= length
         return u.mul_(factor), factor / scale
 
     @staticmethod
@@ -41,7 +43,9 @@ class _Unit(torch.autograd.Function):
         u, factor = ctx.saved_tensors
         grad = None
         if grad_u is not None:
-            along = (grad_u * u).sum(ctx.dim, keepdim=True) * ctx.length**-2
+            along = (grad_u * u).sum(ctx.dim, keepdim=True)
+            if ctx.length != 1:
+                along = along * ctx.length**-2
             grad = (u * along).sub_(grad_u).mul_(-factor)
         if grad_factor is not None:  # in second derivatives only
             radial = (grad_factor * factor.square() * ctx.length**-2) * u
@@ -65,10 +69,8 @@ def sqrt(x: Tensor) -> Tensor:
     return x.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
 
 
-class _Within(torch.autograd.Function):
+class _Within(Function):
     """Clamp whose gradient is stopped only where it would lead further outside."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, low: float, high: float) -> Tensor:

@@ -20,15 +20,8 @@ def rows(loss: Tensor, weight: Tensor | None, reduction: Reduction) -> Tensor:
     return _plain(loss, reduction)
 
 
-def shares(like: Tensor, weight: Tensor | None, reduction: Reduction) -> Tensor:
-    """Return what each row's loss is multiplied by in the sum that :func:`rows` is.
-
-    ``like`` is a batch of rows ``(…, N, D)``.
-    """
-    if weight is None:
-        n = like.shape[:-1].numel() if reduction == "mean" else 1
-        return like.new_full(like.shape[:-1], 1 / n)
-    weight = weight.to(like.dtype)
+def shares(weight: Tensor, reduction: Reduction) -> Tensor:
+    """Return what each row's loss is multiplied by in the sum that :func:`rows` is."""
     return weight * inverse(weight.sum()) if reduction == "mean" else weight
 
 

@@ -204,7 +204,8 @@ def info_nce(
         reduction,
         chunk_size,
     )
-    return contrast.reduced(_row_loss, weight, reduction)
+    directions = 2 if symmetric else 1
+    return contrast.reduced(_row_loss, 1 / directions, weight, reduction)
 
 
 def _contrast(
@@ -273,14 +274,15 @@ def _contrast(
 
 
 def _row_loss(found: pairs.Sides) -> tuple[Tensor, pairs.Slopes]:
-    """Return the loss of every row and its slopes."""
+    """Return the loss of every row, summed over directions, and its slopes."""
     gap = found.rows - found.positive
-    loss, slope = _softplus(gap), gap.sigmoid()
+    loss, rows = _softplus(gap), gap.sigmoid()
     if found.columns is None:
-        return loss, pairs.Slopes(-slope, slope)
+        return loss, pairs.Slopes(-rows, rows)
     gap = found.columns - found.positive
-    loss, rows, columns = (loss + _softplus(gap)) / 2, slope / 2, gap.sigmoid() / 2
-    return loss, pairs.Slopes(-rows - columns, rows, columns)
+    columns = gap.sigmoid()
+    slopes = pairs.Slopes(-(rows + columns), rows, columns)
+    return loss + _softplus(gap), slopes
 
 
 def _softplus(x: Tensor) -> Tensor:

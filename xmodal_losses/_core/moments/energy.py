@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xmodal_losses._core.function import Function
+
 _COLUMNS = 1024  # in float64 at a time
 
 
@@ -91,10 +93,8 @@ def _scalar(grad: Tensor) -> Tensor:
     return grad[..., None, None]
 
 
-class _Gap(torch.autograd.Function):
+class _Gap(Function):
     """‖XᵀX − YᵀY‖²: gradient 4X(XᵀX − YᵀY) and −4Y(XᵀX − YᵀY)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,14 +116,12 @@ class _Gap(torch.autograd.Function):
         return x @ slope if need_x else None, -(y @ slope) if need_y else None
 
 
-class _GapByRows(torch.autograd.Function):
+class _GapByRows(Function):
     """‖XXᵀ‖² + ‖YYᵀ‖² − 2‖XYᵀ‖², in float64: the same, where XᵀX ≈ YᵀY as well.
 
     The gradient is of first order in XᵀX − YᵀY, and loses in float32 no more digits
     than this difference itself would.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,10 +161,8 @@ def _grams(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return k_xx, k_xy, k_yy
 
 
-class _Own(torch.autograd.Function):
+class _Own(Function):
     """diag(XᵀX) and ‖off(XᵀX)‖²: gradient 2X diag(g) and 4X off(XᵀX)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,14 +186,12 @@ class _Own(torch.autograd.Function):
         return x @ slope
 
 
-class _OwnByRows(torch.autograd.Function):
+class _OwnByRows(Function):
     """q = diag(XᵀX) and ‖XXᵀ‖² − Σq²: gradient 2X diag(g) and 4(XXᵀX − X diag(q)).
 
     In float64 throughout: where one column is far larger than the others, both
     differences cancel.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,10 +229,8 @@ def _gram(x: Tensor) -> Tensor:
     return gram
 
 
-class _Cross(torch.autograd.Function):
+class _Cross(Function):
     """1 − diag(XᵀY) and ‖off(XᵀY)‖²: slope −diag(g) + 2 off(XᵀY) of the product."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,10 +253,8 @@ class _Cross(torch.autograd.Function):
         return y @ slope.mT if need_x else None, x @ slope if need_y else None, None
 
 
-class _CrossByRows(torch.autograd.Function):
+class _CrossByRows(Function):
     """1 − diag(XᵀY) =: 1 − d and ⟨XXᵀ, YYᵀ⟩ − Σ d²: gradient 2(YYᵀX − Y diag(d))."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(

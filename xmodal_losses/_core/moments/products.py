@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from xmodal_losses._core.function import Function
+
 _ROWS = 512  # wide at a time
 
 
@@ -73,13 +75,11 @@ def _gather(blocks: list[Tensor], rows: Centred) -> Tensor:
     return grad
 
 
-class _Covariances(torch.autograd.Function):
+class _Covariances(Function):
     """XᵀX, YᵀY, XᵀY: of slopes G, H, K the gradient is X(G + Gᵀ) + YKᵀ, Y(H + Hᵀ) + XK.
 
     Both terms of G are one product; autograd would make two.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -122,14 +122,12 @@ class _Covariances(torch.autograd.Function):
         )
 
 
-class _Along(torch.autograd.Function):
+class _Along(Function):
     """With P = XA, Q = YB, the gradient is slope·(Q − ρP)Aᵀ/dof, of Y (P − ρQ)Bᵀ.
 
     The differences are formed in the wide dtype: where N < D and the ridge is small, P
     and Q agree to five digits. The last product may then be in that of the rows.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(value: Tensor, *_: Any) -> Tensor:
@@ -166,13 +164,11 @@ class _Along(torch.autograd.Function):
         return None, None, None, None, None, grads[0], None, grads[1], None, None
 
 
-class _Once(torch.autograd.Function):
+class _Once(Function):
     """Hands gradients on; differentiating them again is an error, not a wrong number.
 
     How the directions turn with the covariances is not in the graph.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(*grads: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import linalg, reduce
+from xmodal_losses._core.function import Function
 from xmodal_losses._core.moments import energy, products
 from xmodal_losses._core.moments.pair import Spread
 from xmodal_losses._core.reduce import inverse
@@ -59,13 +60,11 @@ def variance(a: Moments) -> Tensor:
     return squares.sum(-2) * inverse(a.dof).unsqueeze(-1)
 
 
-class _Centre(torch.autograd.Function):
+class _Centre(Function):
     """z − mean, as :func:`moments` has it, over √(N − 1) if asked for.
 
     Nothing of z is kept for the gradient.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(z: Tensor, divide: bool) -> Tensor:
@@ -91,14 +90,12 @@ def _one_over_root(z: Tensor) -> Tensor:
     return z.new_full((), n - 1).rsqrt() if n > 1 else z.new_zeros(())
 
 
-class _UnitColumns(torch.autograd.Function):
+class _UnitColumns(Function):
     """u = x·s with s = 1/√(‖x‖² + floor), and 1 − ‖u‖².
 
     The derivative of s is −s²u: both are differentiable outputs, so that the backward
     pass needs nothing else, to any order.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

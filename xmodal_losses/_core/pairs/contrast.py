@@ -36,26 +36,43 @@ class Contrast(NamedTuple):
     chunk_size: int | None = None
 
     def reduced(
-        self, row_loss: RowLoss, weight: Tensor | None, reduction: reduce.Reduction
+        self,
+        row_loss: RowLoss,
+        factor: float,
+        weight: Tensor | None,
+        reduction: reduce.Reduction,
     ) -> Tensor:
-        """Return the row losses, or their (weighted) mean or sum."""
+        """Return factor times the row losses, or their (weighted) mean or sum."""
         with precision.no_autocast(self.x):
             if reduction != "none" and self.negatives != "cross":
-                x, y, left_out = self._problems()
-                n, m = x.shape[1], y.shape[1]
-                tiling = strips(n, m, self.both, self.chunk_size, x)
+                n = self.x.shape[-2]
+                rows = self.x.shape[:-1].numel()
+                groups = 1 if self.negatives == "all" else rows // n
+                n = rows // groups
+                tiling = strips(n, n, self.both, self.chunk_size, self.x)
                 if tiling is not None:
-                    share = reduce.shares(self.x, weight, reduction)
-                    share = share.reshape(x.shape[:2])
-                    plan = Plan(tiling, self.both, self.bound <= BOUND)
-                    return weighted_sum(row_loss, x, y, share, left_out, plan)
+                    if weight is not None:
+                        weight = reduce.shares(weight.to(self.x.dtype), reduction)
+                        weight = weight.reshape(groups, n)
+                    elif reduction == "mean":
+                        factor /= rows
+                    return weighted_sum(
+                        row_loss,
+                        self.x,
+                        self.y,
+                        groups,
+                        weight,
+                        factor,
+                        self._left_out(),
+                        Plan(tiling, self.both, self.bound <= BOUND),
+                    )
             loss, _ = row_loss(self.sides())
-            return reduce.rows(loss, weight, reduction)
+            return reduce.rows(factor * loss, weight, reduction)
 
     def sides(self, peaks: bool = False) -> Sides:
         """Return the positives and the log-sum-exps over the negatives, ``(…, N)``."""
         with precision.no_autocast(self.x):
-            x, y, left_out = self._problems()
+            x, y, left_out = self._flat(self.x), self._flat(self.y), self._left_out()
             found = self._two_pass(x, y, left_out, peaks)
             if self.negatives == "cross":
                 # The same row of the other groups: N problems of one row per group.
@@ -76,28 +93,23 @@ class Contrast(NamedTuple):
         plan = Plan(tiling, self.both, self.bound <= BOUND, peaks)
         return sides(x, y, left_out, plan)
 
-    def _problems(self) -> tuple[Tensor, Tensor, LeftOut]:
-        """Flatten to G problems; ``"all"`` is one, of the rows of all groups."""
-        n = self.x.shape[-2]
-        shape = (1, -1) if self.negatives == "all" else (-1, n)
+    def _flat(self, z: Tensor) -> Tensor:
+        """Return what belongs to the rows by problem; ``"all"`` is one problem."""
+        shape = (1, -1) if self.negatives == "all" else (-1, self.x.shape[-2])
+        return z.reshape(*shape, *z.shape[self.x.ndim - 1 :])
 
-        lead = self.x.ndim - 1
+    def _left_out(self) -> LeftOut:
+        def flat(z: Tensor | None) -> Tensor | None:
+            return None if z is None else self._flat(z)
 
-        def flat(z: Tensor) -> Tensor:
-            return z.reshape(*shape, *z.shape[lead:])
-
-        def maybe(z: Tensor | None) -> Tensor | None:
-            return None if z is None else flat(z)
-
-        left_out = LeftOut(
-            maybe(self.exclude),
-            maybe(self.valid),
-            maybe(self.ids),
-            maybe(self.positions),
+        return LeftOut(
+            flat(self.exclude),
+            flat(self.valid),
+            flat(self.ids),
+            flat(self.positions),
             radius=self.radius,
-            width=n if self.negatives == "all" else None,
+            width=self.x.shape[-2] if self.negatives == "all" else None,
         )
-        return flat(self.x), flat(self.y), left_out
 
 
 def _joined(found: Sides, across: Sides) -> Sides:

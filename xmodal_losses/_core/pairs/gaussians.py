@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import precision
+from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.products import add_product, cat, joined, product, take
 from xmodal_losses._core.pairs.tiles import Tiling
 
@@ -65,9 +66,7 @@ def discrepancy(
     return value  # type: ignore[no-any-return]
 
 
-class _Discrepancy(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Discrepancy(Function):
     @staticmethod
     def forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         return _evaluate(x, y, *rest)

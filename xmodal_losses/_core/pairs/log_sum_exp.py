@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import precision
+from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.products import add_product, cat, joined, product, take
 from xmodal_losses._core.pairs.tiles import Tiling
@@ -76,10 +77,8 @@ def sides(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> Sides:
     return Sides(positive, rows, row_peaks=rest[0])
 
 
-class _TwoPass(torch.autograd.Function):
+class _TwoPass(Function):
     """Written in differentiable operations, so that second derivatives are right."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(

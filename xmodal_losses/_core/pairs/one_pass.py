@@ -6,12 +6,13 @@ with whole problems, and with the rows of a one-directional loss.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from xmodal_losses._core import precision
+from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import (
     Plan,
@@ -33,142 +34,166 @@ def weighted_sum(
     row_loss: RowLoss,
     x: Tensor,
     y: Tensor,
-    share: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    factor: float,
     left_out: LeftOut,
     plan: Plan,
 ) -> Tensor:
-    """Return Σ share · row_loss over all rows of G problems; share is ``(G, N)``.
+    """Return factor · Σ w · row_loss over all rows.
 
-    The tiling has all columns in one part, and all rows, too, if it is for both.
+    Args:
+        row_loss: The loss of a row, and its slopes.
+        x: ``(…, D)``, the rows of all problems.
+        y: ``(…, D)``.
+        groups: The number of problems.
+        weight: ``(G, N)``; None is 1.
+        factor: A constant.
+        left_out: What is no negative.
+        plan: It has all columns in one part, and all rows, too, if it is for both.
     """
     recording = torch.is_grad_enabled()
     need = recording and x.requires_grad, recording and y.requires_grad
     total, *_ = _OnePass.apply(  # type: ignore[no-untyped-call]
-        x, y, share, row_loss, plan, need, *left_out
+        x, y, weight, row_loss, groups, factor, plan, need, *left_out
     )
     return total  # type: ignore[no-any-return]
 
 
-class _OnePass(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _OnePass(Function):
     @staticmethod
     def forward(
         x: Tensor,
         y: Tensor,
-        share: Tensor,
+        weight: Tensor | None,
         row_loss: RowLoss,
+        groups: int,
+        factor: float,
         plan: Plan,
         need: tuple[bool, bool],
         *left_out: Any,
     ) -> tuple[Tensor, ...]:
+        shapes = x.shape, y.shape
+        x, y = (z.reshape(groups, -1, z.shape[-1]) for z in (x, y))
         masks = LeftOut(*left_out)
         columns = slice(0, y.shape[1])
         losses, grads_x, grads_y = [], [], []
-        for groups in plan.tiling.over_groups(x.shape[0]):
+        for part in plan.tiling.over_groups(groups):
             loss, grad_x = [], []
             grad_y: Tensor | None = None
             for rows in plan.tiling.over_rows(x.shape[1]):
-                t, positive = logits(x, y, masks, groups, rows, columns)
+                t, positive = logits(x, y, masks, part, rows, columns)
                 assert positive is not None  # all columns are there
                 if not any(need):
-                    loss.append(_value(row_loss, t, positive, plan))
+                    loss.append(row_loss(Sides(positive, *log_sum_exps(t, plan)))[0])
                     continue
+                w = None if weight is None else weight[part, rows]
                 value, grad = _value_and_gradient(
-                    row_loss, t, positive, take(share, groups, rows), rows.start, plan
+                    row_loss, t, positive, w, rows.start, plan
                 )
                 loss.append(value)
                 if need[0]:
-                    grad_x.append(product(grad, take(y, groups, columns)))
+                    grad_x.append(product(grad, take(y, part, columns)))
                 if need[1]:
-                    part = product(grad.mT, take(x, groups, rows))
-                    grad_y = part if grad_y is None else grad_y + part
+                    more = product(grad.mT, take(x, part, rows))
+                    grad_y = more if grad_y is None else grad_y + more
             losses.append(cat(loss, 1))
             grads_x += [cat(grad_x, 1)] if need[0] else []
             grads_y += [] if grad_y is None else [grad_y]
         per_row = cat(losses, 0)
         nothing = x.new_empty(0)
         return (
-            (share * per_row).sum(),
+            (per_row if weight is None else weight * per_row).sum() * factor,
             per_row,
-            cat(grads_x, 0) if need[0] else nothing,
-            cat(grads_y, 0) if need[1] else nothing,
+            cat(grads_x, 0).reshape(shapes[0]) if need[0] else nothing,
+            cat(grads_y, 0).reshape(shapes[1]) if need[1] else nothing,
         )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, y, share, ctx.row_loss, ctx.plan, ctx.need, *rest = inputs
-        *tensors, radius, width = rest
+        x, y, weight, ctx.row_loss, ctx.groups, ctx.factor, *rest = inputs
+        ctx.plan, ctx.need, *tensors, radius, width = rest
         ctx.numbers = radius, width
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(x, y, share, *output[1:], *tensors)
+        ctx.save_for_backward(x, y, weight, *output[1:], *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
-        x, y, share, per_row, grad_x, grad_y, *tensors = ctx.saved_tensors
-        masks = LeftOut(*tensors, *ctx.numbers)
+        x, y, weight, per_row, grad_x, grad_y, *tensors = ctx.saved_tensors
+        grad = grad * ctx.factor
         if torch.is_grad_enabled():
             # The gradients at hand are constants. For derivatives of them, they are
             # made again from x and y.
+            masks = LeftOut(*tensors, *ctx.numbers)
+            x3, y3 = (z.reshape(ctx.groups, -1, z.shape[-1]) for z in (x, y))
             with precision.no_autocast(x):
-                found = sides(x, y, masks, ctx.plan)
+                found = sides(x3, y3, masks, ctx.plan)
                 per_row, slope = ctx.row_loss(found)
-                slope = slope.scaled(grad * share)
-                grad_x, grad_y = gradients(
-                    x,
-                    y,
-                    masks,
-                    ctx.plan,
-                    (True, True),
-                    slope,
-                    found.rows,
-                    found.columns,
-                )
+                slope = slope.scaled(grad if weight is None else grad * weight)
+                logs = found.rows, found.columns
+                both = gradients(x3, y3, masks, ctx.plan, (True, True), slope, *logs)
+            grad_x, grad_y = (
+                None if g is None else g.reshape(z.shape)
+                for g, z in zip(both, (x, y), strict=True)
+            )
         else:
             grad_x = grad * grad_x if ctx.need[0] else None
             grad_y = grad * grad_y if ctx.need[1] else None
-        none = (None,) * (3 + len(masks))
-        return grad_x, grad_y, grad * per_row, *none
-
-
-def _value(row_loss: RowLoss, t: Tensor, positive: Tensor, plan: Plan) -> Tensor:
-    loss, _ = row_loss(Sides(positive, *log_sum_exps(t, plan)))
-    return loss
+        of_weight = None if weight is None else grad * per_row
+        return grad_x, grad_y, of_weight, *(None,) * (7 + len(tensors))
 
 
 def _value_and_gradient(
     row_loss: RowLoss,
     t: Tensor,
     positive: Tensor,
-    share: Tensor,
+    weight: Tensor | None,
     offset: int,
     plan: Plan,
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses of rows, and the gradient of Σ share · loss in their logits.
+    """Return the losses of rows, and the gradient of Σ w · loss in their logits.
 
     Overwrites the logits: fewer tiles at a time, and those in cache.
     """
-    if plan.bounded:
-        rows = columns = t.exp_()
-        shifts: list[Tensor | float] = [0.0, 0.0]
-    else:
-        shifts = [finite_peak(t, -1), finite_peak(t, -2) if plan.both else 0.0]
-        rows = (t - shifts[0]).exp_()
-        columns = t.sub_(shifts[1]).exp_() if plan.both else t
-    dims = (-1, -2) if plan.both else (-1,)
+    rows, *columns = _exponentials(t, plan)
+    loss, slope = row_loss(Sides(positive, rows.log, *(side.log for side in columns)))
+    if weight is not None:
+        slope = slope.scaled(weight)
     # Only an empty sum, whose slope is 0, is smaller than the limit.
     tiny = torch.finfo(t.dtype).tiny
-    sums = [e.sum(d, keepdim=True) for e, d in zip((rows, columns), dims, strict=False)]
-    logs = [
-        (s.log() + c).squeeze(d) for s, c, d in zip(sums, shifts, dims, strict=False)
-    ]
-    loss, slope = row_loss(Sides(positive, *logs))
-
-    u = (share * slope.rows).unsqueeze(-1) / sums[0].clamp_min(tiny)
+    u = (slope.rows / rows.total.clamp_min(tiny)).unsqueeze(-1)
     if slope.columns is None:
-        grad = rows * u
+        grad = rows.exp * u
     else:
-        v = (share * slope.columns).unsqueeze(-2) / sums[1].clamp_min(tiny)
-        grad = rows * (u + v) if plan.bounded else (rows * u).add_(columns * v)
-    grad.diagonal(offset, 1, 2).copy_(share * slope.positive)
+        (column,) = columns
+        v = (slope.columns / column.total.clamp_min(tiny)).unsqueeze(-2)
+        if plan.bounded:
+            grad = rows.exp * (u + v)
+        else:
+            grad = (rows.exp * u).add_(column.exp * v)
+    grad.diagonal(offset, 1, 2).copy_(slope.positive)
     return loss, grad
+
+
+class _Side(NamedTuple):
+    exp: Tensor  # (G, N, M): exp(logits − shift)
+    total: Tensor  # (G, N) or (G, M)
+    log: Tensor  # the log-sum-exp
+
+
+def _exponentials(t: Tensor, plan: Plan) -> list[_Side]:
+    """Return what is known of the rows and maybe columns; overwrites the logits."""
+    dims = (-1, -2) if plan.both else (-1,)
+    out = []
+    if plan.bounded:
+        e = t.exp_()
+        for dim in dims:
+            total = e.sum(dim)
+            out.append(_Side(e, total, total.log()))
+        return out
+    for dim in dims:
+        shift = finite_peak(t, dim)
+        e = (t.sub_(shift) if dim == dims[-1] else t - shift).exp_()
+        total = e.sum(dim)
+        out.append(_Side(e, total, total.log() + shift.squeeze(dim)))
+    return out
