@@ -138,6 +138,22 @@ def test_autocast_changes_nothing(spec, case):
         assert torch.equal(grad, expected)
 
 
+@each_case(bare=True)
+def test_autocast_around_the_backward_pass(spec, case):
+    """Products of the backward pass keep their dtype, too."""
+    for rows, dim in ((6, 4), (4, 12)):  # by columns and by rows
+        sizes = Case(case.options, rows=(rows, rows), dims=(dim, dim))
+        outside = value_and_grad(
+            spec, spec.draw(sizes, 63), torch.float32, **case.options
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = value_and_grad(
+                spec, spec.draw(sizes, 63), torch.float32, **case.options
+            )
+        for first, second in zip(outside, inside, strict=True):
+            assert_allclose(second, first, rtol=1e-6, atol=1e-7)
+
+
 @each_loss
 def test_autocast_around_a_network(spec):
     """The usual place: bfloat16 embeddings come out of an autocast layer."""

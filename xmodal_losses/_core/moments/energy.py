@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xmodal_losses._core.function import Function
 
-_COLUMNS = 1024  # in float64 at a time
+_COLUMNS = 512  # in float64 at a time
 
 
 def gap(x: Tensor, y: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class _Centre(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         grad = grad - grad.mean(-2, keepdim=True)
-        return grad * _one_over_root(grad) if ctx.divide else grad, None
+        return grad.mul_(_one_over_root(grad)) if ctx.divide else grad, None
 
 
 def _one_over_root(z: Tensor) -> Tensor:
@@ -108,30 +108,32 @@ class _UnitColumns(Function):
         scale = scale.masked_fill(constant, 1.0)
         u = x / scale
         squares = (u * u).sum(-2, keepdim=True)
-        lacking = torch.zeros_like(squares)
+        lacking = constant.to(u.dtype)
         if floor is not None:
-            lacking = (floor.sqrt() / scale).square()
-            squares = squares + lacking
-            lacking = lacking / squares
+            floor = (floor.sqrt() / scale).square()
+            squares = squares + floor
+            lacking = (floor / squares).masked_fill(constant, 1.0)
         length = squares.sqrt().masked_fill(constant, torch.inf)
         u /= length
-        lacking = lacking.masked_fill(constant, 1.0).squeeze(-2)
-        return u, 1 / (scale * length), lacking
+        return u, (scale * length).reciprocal(), lacking.squeeze(-2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         u, inverse_length, lacking = output
         ctx.mark_non_differentiable(lacking)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(u, inverse_length)
 
     @staticmethod
-    def backward(ctx: Any, grad_u: Tensor, grad_s: Tensor, _: Any) -> Any:
+    def backward(ctx: Any, grad_u: Tensor, grad_s: Tensor | None, _: Any) -> Any:
         u, s = ctx.saved_tensors
-        along = (u * grad_u).sum(-2, keepdim=True) + s * grad_s
+        along = (u * grad_u).sum(-2, keepdim=True)
+        if grad_s is not None:  # in second derivatives only
+            along = along + s * grad_s
         grad_floor = None
         if ctx.needs_input_grad[1]:  # a floor made of learned weights
             grad_floor = (-0.5 * s.square() * along).sum(-1, keepdim=True)
-        return (grad_u - u * along) * s, grad_floor
+        return (grad_u - u * along).mul_(s), grad_floor
 
 
 def unit_columns(x: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor]:

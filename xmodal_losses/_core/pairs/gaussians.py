@@ -85,10 +85,9 @@ class _Discrepancy(Function):
             # The gradients at hand are constants. For derivatives of them, they are
             # made again from x and y.
             need = True, True
-            with precision.no_autocast(grad):
-                grad_x, grad_y = _evaluate(
-                    x, y, w_x, w_y, share, ctx.mixture, ctx.plan, need
-                )[1:]
+            grad_x, grad_y = _evaluate(
+                x, y, w_x, w_y, share, ctx.mixture, ctx.plan, need
+            )[1:]
         grad = grad[:, None, None]
         grad_x = grad * grad_x if need[0] else None
         grad_y = grad * grad_y if need[1] else None

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from xmodal_losses._core import moments
+from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.tiles import edge, whole
 from xmodal_losses._core.reduce import inverse
 
@@ -27,7 +28,9 @@ class Pairs:
 
     def inner(self) -> Tensor:
         """Return ⟨x_i, y_j⟩."""
-        return self.x @ self.y.mT
+        # An alias, as torch.compile wants the inputs of a function to be different.
+        y = self.y.view_as(self.y) if self.x is self.y else self.y
+        return inner(self.x, y)
 
     def squared_distance(self) -> Tensor:
         """Return ‖x_i − y_j‖², for kernels that are smooth in it."""
@@ -65,11 +68,33 @@ class Pairs:
         centre = x.detach().mean(-2, keepdim=True)
         x, y = x - centre, y - centre
         size = (x * x).sum(-1)[..., :, None] + (y * y).sum(-1)[..., None, :]
-        d2 = size - 2 * (x @ y.mT)
+        d2 = size - 2 * inner(x, y)
         if self.x is self.y:
             itself = torch.eye(d2.shape[-1], dtype=torch.bool, device=d2.device)
             d2 = d2.masked_fill(itself, 0.0)
         return d2, size
+
+
+class _Inner(Function):
+    @staticmethod
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        return x @ y.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, y = ctx.saved_tensors
+        need_x, need_y = ctx.needs_input_grad
+        return grad @ y if need_x else None, grad.mT @ x if need_y else None
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Return ⟨x_i, y_j⟩, as ``x @ y.mT``, with products that keep their dtype."""
+    out: Tensor = _Inner.apply(x, y)  # type: ignore[no-untyped-call]
+    return out
 
 
 Kernel: TypeAlias = Callable[[Pairs], Tensor]
@@ -167,11 +192,10 @@ def _kernel_sum(
     if skip_diagonal:
         same = torch.eye(*k.shape[-2:], dtype=torch.bool, device=k.device)
         k = k.masked_fill(same, 0.0)
-    if weight_y is not None:
-        k = k @ weight_y[..., :, None]
-    if weight_x is not None:
-        k = weight_x[..., None, :] @ k
-    return k.sum((-2, -1))
+    of_rows = (
+        k.sum(-1) if weight_y is None else inner(k, weight_y.unsqueeze(-2))[..., 0]
+    )
+    return (of_rows if weight_x is None else weight_x * of_rows).sum(-1)
 
 
 class Pool:

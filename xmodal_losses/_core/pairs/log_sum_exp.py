@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xmodal_losses._core import precision
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.products import add_product, cat, joined, product, take
@@ -107,8 +106,7 @@ class _TwoPass(Function):
         slope = Slopes(*grads[: 1 + logs])
         # Transforms of torch.func do not tell beforehand what they will ask for.
         need = (True, True) if torch.is_grad_enabled() else ctx.need
-        with precision.no_autocast(x):
-            grads_xy = gradients(x, y, masks, ctx.plan, need, slope, *saved[-logs:])
+        grads_xy = gradients(x, y, masks, ctx.plan, need, slope, *saved[-logs:])
         return *grads_xy, None, None, *(None for _ in masks)
 
 

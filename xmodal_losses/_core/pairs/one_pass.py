@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from xmodal_losses._core import precision
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import (
@@ -126,12 +125,11 @@ class _OnePass(Function):
             # made again from x and y.
             masks = LeftOut(*tensors, *ctx.numbers)
             x3, y3 = (z.reshape(ctx.groups, -1, z.shape[-1]) for z in (x, y))
-            with precision.no_autocast(x):
-                found = sides(x3, y3, masks, ctx.plan)
-                per_row, slope = ctx.row_loss(found)
-                slope = slope.scaled(grad if weight is None else grad * weight)
-                logs = found.rows, found.columns
-                both = gradients(x3, y3, masks, ctx.plan, (True, True), slope, *logs)
+            found = sides(x3, y3, masks, ctx.plan)
+            per_row, slope = ctx.row_loss(found)
+            slope = slope.scaled(grad if weight is None else grad * weight)
+            logs = found.rows, found.columns
+            both = gradients(x3, y3, masks, ctx.plan, (True, True), slope, *logs)
             grad_x, grad_y = (
                 None if g is None else g.reshape(z.shape)
                 for g, z in zip(both, (x, y), strict=True)
@@ -168,7 +166,7 @@ def _value_and_gradient(
         (column,) = columns
         v = (slope.columns / column.total.clamp_min(tiny)).unsqueeze(-2)
         if plan.bounded:
-            grad = rows.exp * (u + v)
+            grad = (u + v).mul_(rows.exp)
         else:
             grad = (rows.exp * u).add_(column.exp * v)
     grad.diagonal(offset, 1, 2).copy_(slope.positive)
