@@ -180,9 +180,8 @@ def gradients(
                 else:
                     v, across = slope.columns[groups, None, j], columns[groups, None, j]
                     if plan.bounded:
-                        scale = u * (-log).exp() + v * (-across).exp()
-                        grad = t.exp_() * scale
-                        del scale
+                        grad = u * (-log).exp() + v * (-across).exp()
+                        grad = grad.mul_(t.exp_())
                     else:
                         grad = (t - log).exp_() * u + t.sub_(across).exp_() * v
                 if on is not None:
