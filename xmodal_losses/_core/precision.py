@@ -19,9 +19,10 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 def no_autocast(z: Tensor) -> AbstractContextManager[object]:
     """Return a context in which matrix products keep the dtype of their operands."""
     device = z.device.type
-    # torch.compile of torch 2.4 cannot trace the question, and has no such device.
-    if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(
-        device
+    # torch.compile of torch 2.4 cannot trace the questions. Asked first, since entering
+    # the context takes longer, and a loss of few rows does it several times.
+    if not torch.compiler.is_compiling() and not (
+        torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     ):
         return nullcontext()
     return torch.autocast(device, enabled=False)
