@@ -5,20 +5,18 @@ References: :cite:t:`gao2021scaling`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = ["cached_backward"]
 
-Chunk = TypeVar("Chunk")
-
 
 def cached_backward(
     criterion: Callable[..., Tensor],
-    encode: Callable[[Chunk], tuple[Tensor, Tensor]],
-    chunks: Sequence[Chunk],
+    encode: Callable[[Any], tuple[Tensor, Tensor]],
+    chunks: Sequence[Any],
     *,
     scale: float | Tensor = 1.0,
     **options: Any,

@@ -165,12 +165,22 @@ def _value_and_gradient(
     else:
         (column,) = columns
         v = (slope.columns / column.total.clamp_min(tiny)).unsqueeze(-2)
-        if plan.bounded:
-            grad = (u + v).mul_(rows.exp)
-        else:
+        if not plan.bounded:
             grad = (rows.exp * u).add_(column.exp * v)
+        elif weight is None:
+            grad = _scaled(rows.exp, u, v)
+        else:  # torch.func may map over the weights alone: nothing to overwrite
+            grad = (u + v).mul_(rows.exp)
     grad.diagonal(offset, 1, 2).copy_(slope.positive)
     return loss, grad
+
+
+def _scaled(t: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Overwrite t by t · (u + v), some rows at a time: their sum stays in cache."""
+    for start in range(0, t.shape[1], 256):
+        rows = slice(start, start + 256)
+        t[:, rows].mul_(u[:, rows] + v)
+    return t
 
 
 class _Side(NamedTuple):
