@@ -1,7 +1,6 @@
 """Paired rows against their negatives: which those are, and how they are walked."""
 
 import math
-from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -99,35 +98,26 @@ class Contrast(NamedTuple):
         return z.reshape(*shape, *z.shape[self.x.ndim - 1 :])
 
     def _left_out(self) -> LeftOut:
-        def flat(z: Tensor | None) -> Tensor | None:
-            return None if z is None else self._flat(z)
-
-        return LeftOut(
-            flat(self.exclude),
-            flat(self.valid),
-            flat(self.ids),
-            flat(self.positions),
-            radius=self.radius,
-            width=self.x.shape[-2] if self.negatives == "all" else None,
+        told = (self.exclude, self.valid, self.ids, self.positions)
+        dense, valid, ids, positions = (
+            None if mask is None else self._flat(mask) for mask in told
         )
+        width = self.x.shape[-2] if self.negatives == "all" else None
+        return LeftOut(dense, valid, ids, positions, radius=self.radius, width=width)
 
 
 def _joined(found: Sides, across: Sides) -> Sides:
     """Add the negatives of the transposed problems, where they have the same rows."""
     across = across.map(lambda part: part.mT)
-
-    def join(
-        function: Callable[[Tensor, Tensor], Tensor], a: Tensor | None, b: Tensor | None
-    ) -> Tensor | None:
-        return None if a is None or b is None else function(a, b)
-
-    return Sides(
-        found.positive,
-        _log_add_exp(found.rows, across.rows),
-        join(_log_add_exp, found.columns, across.columns),
-        join(torch.maximum, found.row_peaks, across.row_peaks),
-        join(torch.maximum, found.column_peaks, across.column_peaks),
-    )
+    columns = row_peaks = column_peaks = None
+    if found.columns is not None and across.columns is not None:
+        columns = _log_add_exp(found.columns, across.columns)
+    if found.row_peaks is not None and across.row_peaks is not None:
+        row_peaks = torch.maximum(found.row_peaks, across.row_peaks)
+    if found.column_peaks is not None and across.column_peaks is not None:
+        column_peaks = torch.maximum(found.column_peaks, across.column_peaks)
+    rows = _log_add_exp(found.rows, across.rows)
+    return Sides(found.positive, rows, columns, row_peaks, column_peaks)
 
 
 def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:

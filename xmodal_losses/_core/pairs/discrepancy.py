@@ -39,7 +39,7 @@ def discrepancy(
         (y, y, weight_y, weight_y, inside),
         (x, y, weight_x, weight_y, across),
     )
-    if not isinstance(kernel, Mixture):
+    if callable(kernel):
         xx, yy, xy = (
             kernel_mean(kernel, *block, chunk_size=chunk_size) for block in blocks
         )
