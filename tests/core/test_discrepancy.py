@@ -14,7 +14,7 @@ from counting import Work
 from harness import two_samples, with_grad
 from tolerances import SAME
 from xmodal_losses._core.pairs.kernel_mean import MOST, Pool, spread
-from xmodal_losses.distribution.kernels import gaussian_family
+from xmodal_losses.distribution.gaussian_family import gaussian_family
 
 
 class _Opaque(xl.Kernel):

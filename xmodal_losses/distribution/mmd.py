@@ -30,12 +30,8 @@ from torch import Tensor, nn
 
 from xmodal_losses._core import checks, moments, pairs, precision, reduce
 from xmodal_losses._core.modules import describe
-from xmodal_losses.distribution.kernels import (
-    GaussianKernel,
-    Kernel,
-    MultiKernel,
-    gaussian_family,
-)
+from xmodal_losses.distribution.gaussian_family import gaussian_family
+from xmodal_losses.distribution.kernels import GaussianKernel, Kernel, MultiKernel
 
 __all__ = ["MMDLoss", "mmd"]
 

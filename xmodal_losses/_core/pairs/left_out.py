@@ -13,9 +13,8 @@ class LeftOut(NamedTuple):
     positives (i, i) are left out in any case, and need not be told.
     """
 
-    dense: Tensor | None = (
-        None  # (G, N, W) bool: True for (x_i, y_j); W is M or `width`
-    )
+    # (G, N, W) bool: True for (x_i, y_j); W is M, or `width`.
+    dense: Tensor | None = None
     valid: Tensor | None = None  # (G, N) bool: False where a row takes no part
     ids: Tensor | None = None  # (G, N): rows with one id are no negatives
     positions: Tensor | None = None  # (G, N, P): nor are rows within `radius`

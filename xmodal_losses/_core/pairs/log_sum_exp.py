@@ -6,7 +6,7 @@ and a tile of memory. Any loss that depends on the logits through these and the
 positives can be put on top.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -213,19 +213,31 @@ def logits(
     return (t if mask is None else t.masked_fill(mask, -torch.inf)), on
 
 
+class Side(NamedTuple):
+    """The exponentials of a tile, as rows or as columns see them."""
+
+    exp: Tensor  # (G, N, M): exp(logits − shift)
+    total: Tensor  # (G, N) or (G, M): their sums
+    log: Tensor  # the log-sum-exps
+
+
+def exponentials(t: Tensor, plan: Plan) -> Iterator[Side]:
+    """Yield what is known of the rows, and maybe columns; overwrites the logits."""
+    dims = (-1, -2) if plan.both else (-1,)
+    if plan.bounded:
+        t = t.exp_()
+    for dim in dims:
+        if plan.bounded:
+            total = t.sum(dim)
+            yield Side(t, total, total.log())
+        else:
+            # The maximum; where all are −inf, a finite number.
+            shift = t.amax(dim, keepdim=True).clamp_min(torch.finfo(t.dtype).min)
+            e = (t.sub_(shift) if dim == dims[-1] else t - shift).exp_()
+            total = e.sum(dim)
+            yield Side(e, total, total.log() + shift.squeeze(dim))
+
+
 def log_sum_exps(t: Tensor, plan: Plan) -> list[Tensor]:
     """Return the log-sum-exps of the rows and maybe columns; overwrites the logits."""
-    if plan.bounded:
-        e = t.exp_()
-        return [e.sum(dim).log() for dim in ((-1, -2) if plan.both else (-1,))]
-    out = []
-    for dim in (-1, -2) if plan.both else (-1,):
-        shift = finite_peak(t, dim)
-        total = (t - shift).exp_().sum(dim, keepdim=True)
-        out.append((total.log() + shift).squeeze(dim))
-    return out
-
-
-def finite_peak(t: Tensor, dim: int) -> Tensor:
-    """Return the maximum along ``dim``, kept; where all are −inf, a finite number."""
-    return t.amax(dim, keepdim=True).clamp_min(torch.finfo(t.dtype).min)
+    return [side.log for side in exponentials(t, plan)]

@@ -6,7 +6,7 @@ with whole problems, and with the rows of a one-directional loss.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from xmodal_losses._core.pairs.log_sum_exp import (
     Plan,
     Sides,
     Slopes,
-    finite_peak,
+    exponentials,
     gradients,
     log_sum_exps,
     logits,
@@ -153,7 +153,7 @@ def _value_and_gradient(
 
     Overwrites the logits: fewer tiles at a time, and those in cache.
     """
-    rows, *columns = _exponentials(t, plan)
+    rows, *columns = exponentials(t, plan)
     loss, slope = row_loss(Sides(positive, rows.log, *(side.log for side in columns)))
     if weight is not None:
         slope = slope.scaled(weight)
@@ -181,27 +181,3 @@ def _scaled(t: Tensor, u: Tensor, v: Tensor) -> Tensor:
         rows = slice(start, start + 256)
         t[:, rows].mul_(u[:, rows] + v)
     return t
-
-
-class _Side(NamedTuple):
-    exp: Tensor  # (G, N, M): exp(logits − shift)
-    total: Tensor  # (G, N) or (G, M)
-    log: Tensor  # the log-sum-exp
-
-
-def _exponentials(t: Tensor, plan: Plan) -> list[_Side]:
-    """Return what is known of the rows and maybe columns; overwrites the logits."""
-    dims = (-1, -2) if plan.both else (-1,)
-    out = []
-    if plan.bounded:
-        e = t.exp_()
-        for dim in dims:
-            total = e.sum(dim)
-            out.append(_Side(e, total, total.log()))
-        return out
-    for dim in dims:
-        shift = finite_peak(t, dim)
-        e = (t.sub_(shift) if dim == dims[-1] else t - shift).exp_()
-        total = e.sum(dim)
-        out.append(_Side(e, total, total.log() + shift.squeeze(dim)))
-    return out
