@@ -6,8 +6,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 # Edge of a tile. On a CPU the tile should stay in cache through the dozen operations
-# done on it (measured: 768 is fastest, by a few percent from 512 to 1024); a
-# GPU wants work for all its processors at once (not measured yet).
+# done on it (from 512 to 1024 all are nearly as fast); a GPU wants work for all its
+# processors at once (not measured yet).
 _EDGE = {"cpu": 768}
 _EDGE_ELSEWHERE = 4096
 # Edge of what is held whole, a problem or as many entries of a strip of rows: several
