@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.functional import normalize as normalize_rows
 
 import xmodal_losses.functional as F
 from counting import Work
@@ -116,15 +117,20 @@ def test_two_passes(mask, both, bounded, scale, tiling):
 @pytest.mark.parametrize("rows", [1, 3, N])
 @pytest.mark.parametrize(("scale", "bounded"), SCALES)
 @pytest.mark.parametrize("mask", ["none", "dense", "vectors"])
-def test_one_pass_over_strips_of_rows(mask, bounded, scale, rows):
+@pytest.mark.parametrize("normalize", [False, True])
+def test_one_pass_over_strips_of_rows(normalize, mask, bounded, scale, rows):
     x, y = _batches(scale)
     left_out = _left_out(mask)
     share = torch.rand(GROUPS, N, dtype=torch.float64).requires_grad_()
     plan = Plan(Tiling(1 if rows < N else 2, rows, M), both=False, bounded=bounded)
-    expected = _plainly(x, y, left_out)._replace(columns=None)
+    lengths, u, v = None, x, y
+    if normalize:
+        lengths = scale, 1.0
+        u, v = scale * normalize_rows(x, dim=-1), normalize_rows(y, dim=-1)
+    expected = _plainly(u, v, left_out)._replace(columns=None)
     results = []
     for value in (
-        weighted_sum(_row_loss, x, y, GROUPS, share, 1.0, left_out, plan),
+        weighted_sum(_row_loss, x, y, GROUPS, share, 1.0, lengths, left_out, plan),
         (share * _row_loss(expected)[0]).sum(),
     ):
         grads = torch.autograd.grad(value, (x, y, share))
@@ -134,20 +140,21 @@ def test_one_pass_over_strips_of_rows(mask, bounded, scale, rows):
 
 
 @pytest.mark.parametrize("bounded", [True, False])
-@pytest.mark.parametrize("kind", ["two passes", "one pass"])
+@pytest.mark.parametrize("kind", ["two passes", "one pass", "one pass, unit rows"])
 def test_second_derivatives(kind, bounded):
     x, y = (z.detach()[:2, :3, :2].contiguous().requires_grad_() for z in _batches())
     share = torch.rand(2, 3, dtype=torch.float64).requires_grad_()
 
     def one_pass(x, y, share):
         plan = Plan(Tiling(1, 3, 3), both=True, bounded=bounded)
-        return weighted_sum(_small_loss, x, y, 2, share, 1.0, LeftOut(), plan)
+        lengths = (2.0, 1.0) if "unit" in kind else None
+        return weighted_sum(_small_loss, x, y, 2, share, 1.0, lengths, LeftOut(), plan)
 
     def two_passes(x, y, share):
         plan = Plan(Tiling(1, 2, 2), both=True, bounded=bounded)
         return share * _small_loss(sides(x, y, LeftOut(), plan))[0]
 
-    f = one_pass if kind == "one pass" else two_passes
+    f = two_passes if kind == "two passes" else one_pass
     assert gradcheck(f, (x, y, share))
     assert gradgradcheck(f, (x, y, share))
 

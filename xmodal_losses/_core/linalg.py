@@ -18,17 +18,7 @@ class _Unit(Function):
 
     @staticmethod
     def forward(z: Tensor, dim: int, length: float) -> tuple[Tensor, Tensor]:
-        # A direction has no scale: the largest entry is divided out first, so that no
-        # square overflows or underflows.
-        scale = z.abs().amax(dim, keepdim=True)
-        zero = negligible(scale)
-        scale = scale.masked_fill(zero, 1.0)
-        u = z / scale
-        factor = torch.linalg.vector_norm(u, 2, dim, keepdim=True).reciprocal_()
-        factor = factor.masked_fill(zero, 0.0)
-        if length != 1:
-            factor *= length
-        return u.mul_(factor), factor / scale
+        return unit_and_factor(z, dim, length)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -38,19 +28,40 @@ class _Unit(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_u: Tensor | None, grad_factor: Tensor | None) -> Any:
-        # With u = f z and f = length/‖z‖: du = f (dz − u ⟨u, dz⟩/length²), and
-        # df = −f² ⟨u, dz⟩/length².
         u, factor = ctx.saved_tensors
         grad = None
         if grad_u is not None:
-            along = (grad_u * u).sum(ctx.dim, keepdim=True)
-            if ctx.length != 1:
-                along = along * ctx.length**-2
-            grad = (u * along).sub_(grad_u).mul_(-factor)
+            grad = unit_gradient(u, factor, grad_u, ctx.dim, ctx.length)
         if grad_factor is not None:  # in second derivatives only
+            # df = −f² ⟨u, dz⟩/length²
             radial = (grad_factor * factor.square() * ctx.length**-2) * u
             grad = -radial if grad is None else grad - radial
         return grad, None, None
+
+
+def unit_and_factor(z: Tensor, dim: int, length: float) -> tuple[Tensor, Tensor]:
+    """Return u = f z of the given length along ``dim``, and f, 0 for a zero vector."""
+    # A direction has no scale: the largest entry is divided out first, so that no
+    # square overflows or underflows.
+    scale = z.abs().amax(dim, keepdim=True)
+    zero = negligible(scale)
+    scale = scale.masked_fill(zero, 1.0)
+    u = z / scale
+    factor = torch.linalg.vector_norm(u, 2, dim, keepdim=True).reciprocal_()
+    factor = factor.masked_fill(zero, 0.0)
+    if length != 1:
+        factor *= length
+    return u.mul_(factor), factor / scale
+
+
+def unit_gradient(
+    u: Tensor, factor: Tensor, grad: Tensor, dim: int, length: float
+) -> Tensor:
+    """Return the gradient in z, given that in u = f z: f (dz − u ⟨u, dz⟩/length²)."""
+    along = (grad * u).sum(dim, keepdim=True)
+    if length != 1:
+        along = along * length**-2
+    return (u * along).sub_(grad).mul_(-factor)
 
 
 def unit(z: Tensor, dim: int, length: float = 1.0) -> Tensor:
@@ -59,8 +70,13 @@ def unit(z: Tensor, dim: int, length: float = 1.0) -> Tensor:
     The usual ``z / max(‖z‖, 1e-12)`` hands a zero vector a gradient of order 1e12.
     Another length than 1 costs nothing.
     """
-    u: Tensor = _Unit.apply(z, dim, length)[0]  # type: ignore[no-untyped-call]
+    u: Tensor = unit_with_factor(z, dim, length)[0]
     return u
+
+
+def unit_with_factor(z: Tensor, dim: int, length: float) -> tuple[Tensor, Tensor]:
+    """Return :func:`unit`, and the factor, both to be differentiated."""
+    return _Unit.apply(z, dim, length)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def sqrt(x: Tensor) -> Tensor:

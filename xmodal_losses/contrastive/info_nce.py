@@ -249,16 +249,17 @@ def _contrast(
 
     dtype = precision.compute_dtype(z_a, z_b)
     a, b = moments.drop(z_a.to(dtype), weight), moments.drop(z_b.to(dtype), weight)
+    lengths = None
     if isinstance(temperature, Tensor):
-        tau, length = temperature.to(dtype), 1.0
+        if normalize:
+            a, b = unit(a, -1), unit(b, -1)
+        a = a / temperature.to(dtype)
+    elif normalize:
+        lengths = 1 / temperature, 1.0
     else:
-        tau, length = None, 1 / temperature
-    if normalize:
-        a, b = unit(a, -1, length), unit(b, -1)
-    else:
-        a = a * length
+        a = a / temperature
     return pairs.Contrast(
-        a if tau is None else a / tau,
+        a,
         b,
         symmetric,
         negatives,
@@ -267,8 +268,8 @@ def _contrast(
         None if positions is None else positions.to(dtype),
         exclude_radius or 0.0,
         None if weight is None else weight != 0,
-        # Of unit rows; a learned temperature is not known here.
-        length if normalize and tau is None else math.inf,
+        lengths,
+        math.inf if lengths is None else lengths[0],  # a tensor's value is not known
         chunk_size,
     )
 

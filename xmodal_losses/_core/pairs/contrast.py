@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import precision, reduce
+from xmodal_losses._core.linalg import unit
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import BOUND, Plan, Sides, sides
-from xmodal_losses._core.pairs.one_pass import RowLoss, weighted_sum
+from xmodal_losses._core.pairs.one_pass import Lengths, RowLoss, weighted_sum
 from xmodal_losses._core.pairs.tiles import square, strips
 
 Negatives: TypeAlias = Literal["group", "all", "cross"]
@@ -19,7 +20,7 @@ NEGATIVES = ("group", "all", "cross")
 class Contrast(NamedTuple):
     """Two paired batches ``(…, N, D)``, and which of their pairs are negatives.
 
-    The logits are plain inner products: the caller has scaled the rows.
+    The logits are inner products of the rows, scaled to ``lengths`` if given.
     """
 
     x: Tensor
@@ -31,6 +32,7 @@ class Contrast(NamedTuple):
     positions: Tensor | None = None  # (…, N, P): nor rows of a group within `radius`
     radius: float = 0.0
     valid: Tensor | None = None  # (…, N): False where a row takes no part
+    lengths: Lengths | None = None
     bound: float = math.inf  # no logit is larger in size
     chunk_size: int | None = None
 
@@ -62,6 +64,7 @@ class Contrast(NamedTuple):
                         groups,
                         weight,
                         factor,
+                        self.lengths,
                         self._left_out(),
                         Plan(tiling, self.both, self.bound <= BOUND),
                     )
@@ -71,7 +74,13 @@ class Contrast(NamedTuple):
     def sides(self, peaks: bool = False) -> Sides:
         """Return the positives and the log-sum-exps over the negatives, ``(…, N)``."""
         with precision.no_autocast(self.x):
-            x, y, left_out = self._flat(self.x), self._flat(self.y), self._left_out()
+            x, y, left_out = self.x, self.y, self._left_out()
+            if self.lengths is not None:
+                x, y = (
+                    unit(z, -1, length)
+                    for z, length in zip((x, y), self.lengths, strict=True)
+                )
+            x, y = self._flat(x), self._flat(y)
             found = self._two_pass(x, y, left_out, peaks)
             if self.negatives == "cross":
                 # The same row of the other groups: N problems of one row per group.

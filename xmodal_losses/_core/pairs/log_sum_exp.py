@@ -119,7 +119,8 @@ def _reduce(
     columns: dict[int, tuple[Tensor, ...]] = {}
     for i in plan.tiling.over_rows(x.shape[1]):
         for j in plan.tiling.over_columns(y.shape[1]):
-            t, on = logits(x, y, left_out, groups, i, j)
+            parts = take(x, groups, i), take(y, groups, j)
+            t, on = logits(*parts, left_out, groups, i, j)
             positive += [] if on is None else [on]
             peaks = [t.amax(dim) for dim in (-1, -2)] if plan.peaks else ()
             row, *column = log_sum_exps(t, plan)
@@ -128,8 +129,8 @@ def _reduce(
                 _merge(columns, j, *column, *peaks[1:])
     row_log, *row_peaks = zip(*rows.values(), strict=True)
     log, *column_peaks = zip(*columns.values(), strict=True) if plan.both else ((),)
-    parts = (positive, row_log, log, *row_peaks, *column_peaks)
-    return tuple(cat(part, 1) for part in parts if part)
+    found = (positive, row_log, log, *row_peaks, *column_peaks)
+    return tuple(cat(part, 1) for part in found if part)
 
 
 def _merge(parts: dict[int, tuple[Tensor, ...]], at: slice, *new: Tensor) -> None:
@@ -173,7 +174,8 @@ def gradients(
         grad_y: dict[int, Tensor] = {}
         for i in plan.tiling.over_rows(x.shape[1]):
             for j in plan.tiling.over_columns(y.shape[1]):
-                t, on = logits(x, y, left_out, groups, i, j)
+                x_i, y_j = take(x, groups, i), take(y, groups, j)
+                t, on = logits(x_i, y_j, left_out, groups, i, j)
                 u, log = slope.rows[groups, i, None], rows[groups, i, None]
                 if columns is None or slope.columns is None:
                     grad = (t - log).exp_() * u
@@ -190,9 +192,9 @@ def gradients(
                     grad = grad.diagonal_scatter(at, i.start - j.start, 1, 2)
                 del t
                 if need[0]:
-                    add_product(grad_x, i, grad, take(y, groups, j))
+                    add_product(grad_x, i, grad, y_j)
                 if need[1]:
-                    add_product(grad_y, j, grad.mT, take(x, groups, i))
+                    add_product(grad_y, j, grad.mT, x_i)
         all_x += [joined(grad_x)] if need[0] else []
         all_y += [joined(grad_y)] if need[1] else []
     return cat(all_x, 0) if need[0] else None, cat(all_y, 0) if need[1] else None
@@ -201,8 +203,11 @@ def gradients(
 def logits(
     x: Tensor, y: Tensor, left_out: LeftOut, groups: slice, i: slice, j: slice
 ) -> tuple[Tensor, Tensor | None]:
-    """Return a tile of the logits, −inf where no negative, and its positives if any."""
-    t = product(take(x, groups, i), take(y, groups, j).mT)
+    """Return a tile of the logits, −inf where no negative, and its positives if any.
+
+    x and y are the rows of the tile, the slices say where it lies.
+    """
+    t = product(x, y.mT)
     on = None
     offset = i.start - j.start
     if -t.shape[-2] < offset < t.shape[-1]:  # the tile meets the diagonal

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core.function import Function
+from xmodal_losses._core.linalg import unit_and_factor, unit_gradient, unit_with_factor
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import (
     Plan,
@@ -27,6 +28,8 @@ from xmodal_losses._core.pairs.products import cat, product, take
 
 RowLoss: TypeAlias = Callable[[Sides], tuple[Tensor, Slopes]]
 """From the sides to the loss of every row, ``(G, N)``, and its slopes in the sides."""
+Lengths: TypeAlias = tuple[float, float]
+"""What the rows of x and of y are scaled to first."""
 
 
 def weighted_sum(
@@ -36,6 +39,7 @@ def weighted_sum(
     groups: int,
     weight: Tensor | None,
     factor: float,
+    lengths: Lengths | None,
     left_out: LeftOut,
     plan: Plan,
 ) -> Tensor:
@@ -48,13 +52,14 @@ def weighted_sum(
         groups: The number of problems.
         weight: ``(G, N)``; None is 1.
         factor: A constant.
+        lengths: Of the rows in the logits; None leaves them as they are.
         left_out: What is no negative.
         plan: It has all columns in one part, and all rows, too, if it is for both.
     """
     recording = torch.is_grad_enabled()
     need = recording and x.requires_grad, recording and y.requires_grad
     total, *_ = _OnePass.apply(  # type: ignore[no-untyped-call]
-        x, y, weight, row_loss, groups, factor, plan, need, *left_out
+        x, y, weight, row_loss, groups, factor, lengths, plan, need, *left_out
     )
     return total  # type: ignore[no-any-return]
 
@@ -68,6 +73,7 @@ class _OnePass(Function):
         row_loss: RowLoss,
         groups: int,
         factor: float,
+        lengths: Lengths | None,
         plan: Plan,
         need: tuple[bool, bool],
         *left_out: Any,
@@ -77,11 +83,16 @@ class _OnePass(Function):
         masks = LeftOut(*left_out)
         columns = slice(0, y.shape[1])
         losses, grads_x, grads_y = [], [], []
+        # Lengths are made and differentiated here, of rows that are in cache: unit rows
+        # and their gradient are never held for all problems.
+        length_x, length_y = lengths or (None, None)
         for part in plan.tiling.over_groups(groups):
+            v, scale_v = _scaled_rows(take(y, part, columns), length_y)
             loss, grad_x = [], []
             grad_y: Tensor | None = None
             for rows in plan.tiling.over_rows(x.shape[1]):
-                t, positive = logits(x, y, masks, part, rows, columns)
+                u, scale_u = _scaled_rows(take(x, part, rows), length_x)
+                t, positive = logits(u, v, masks, part, rows, columns)
                 assert positive is not None  # all columns are there
                 if not any(need):
                     loss.append(row_loss(Sides(positive, *log_sum_exps(t, plan)))[0])
@@ -92,13 +103,14 @@ class _OnePass(Function):
                 )
                 loss.append(value)
                 if need[0]:
-                    grad_x.append(product(grad, take(y, part, columns)))
+                    grad_x.append(_unscaled(u, scale_u, product(grad, v), length_x))
                 if need[1]:
-                    more = product(grad.mT, take(x, part, rows))
+                    more = product(grad.mT, u)
                     grad_y = more if grad_y is None else grad_y + more
             losses.append(cat(loss, 1))
             grads_x += [cat(grad_x, 1)] if need[0] else []
-            grads_y += [] if grad_y is None else [grad_y]
+            if grad_y is not None:
+                grads_y.append(_unscaled(v, scale_v, grad_y, length_y))
         per_row = cat(losses, 0)
         nothing = x.new_empty(0)
         return (
@@ -110,7 +122,7 @@ class _OnePass(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, y, weight, ctx.row_loss, ctx.groups, ctx.factor, *rest = inputs
+        x, y, weight, ctx.row_loss, ctx.groups, ctx.factor, ctx.lengths, *rest = inputs
         ctx.plan, ctx.need, *tensors, radius, width = rest
         ctx.numbers = radius, width
         ctx.mark_non_differentiable(*output[1:])
@@ -125,20 +137,43 @@ class _OnePass(Function):
             # made again from x and y.
             masks = LeftOut(*tensors, *ctx.numbers)
             x3, y3 = (z.reshape(ctx.groups, -1, z.shape[-1]) for z in (x, y))
-            found = sides(x3, y3, masks, ctx.plan)
+            length_x, length_y = ctx.lengths or (None, None)
+            u, scale_u = _scaled_rows(x3, length_x)
+            v, scale_v = _scaled_rows(y3, length_y)
+            found = sides(u, v, masks, ctx.plan)
             per_row, slope = ctx.row_loss(found)
             slope = slope.scaled(grad if weight is None else grad * weight)
             logs = found.rows, found.columns
-            both = gradients(x3, y3, masks, ctx.plan, (True, True), slope, *logs)
-            grad_x, grad_y = (
-                None if g is None else g.reshape(z.shape)
-                for g, z in zip(both, (x, y), strict=True)
+            grad_u, grad_v = gradients(
+                u, v, masks, ctx.plan, (True, True), slope, *logs
             )
+            assert grad_u is not None
+            assert grad_v is not None
+            grad_x = _unscaled(u, scale_u, grad_u, length_x).reshape(x.shape)
+            grad_y = _unscaled(v, scale_v, grad_v, length_y).reshape(y.shape)
         else:
             grad_x = grad * grad_x if ctx.need[0] else None
             grad_y = grad * grad_y if ctx.need[1] else None
         of_weight = None if weight is None else grad * per_row
-        return grad_x, grad_y, of_weight, *(None,) * (7 + len(tensors))
+        return grad_x, grad_y, of_weight, *(None,) * (8 + len(tensors))
+
+
+def _scaled_rows(z: Tensor, length: float | None) -> tuple[Tensor, Tensor | None]:
+    """Return rows of the length, and what they were multiplied by."""
+    if length is None:
+        return z, None
+    if torch.is_grad_enabled():
+        return unit_with_factor(z, -1, length)
+    return unit_and_factor(z, -1, length)
+
+
+def _unscaled(
+    u: Tensor, factor: Tensor | None, grad: Tensor, length: float | None
+) -> Tensor:
+    """Return the gradient in the rows from that in the rows of the length."""
+    if factor is None or length is None:
+        return grad
+    return unit_gradient(u, factor, grad, -1, length)
 
 
 def _value_and_gradient(
