@@ -68,8 +68,7 @@ class _Centre(Function):
 
     @staticmethod
     def forward(z: Tensor, divide: bool) -> Tensor:
-        rows = z - z[..., :1, :]
-        rows -= rows.mean(-2, keepdim=True)
+        rows = _about_mean(z)
         if divide:
             rows *= _one_over_root(z)
         return rows
@@ -84,6 +83,12 @@ class _Centre(Function):
         return grad.mul_(_one_over_root(grad)) if ctx.divide else grad, None
 
 
+def _about_mean(z: Tensor) -> Tensor:
+    rows = z - z[..., :1, :]
+    rows -= rows.mean(-2, keepdim=True)
+    return rows
+
+
 def _one_over_root(z: Tensor) -> Tensor:
     """Return 1/√(N − 1), a tensor: torch.compile of 2.4 knows no symbolic floats."""
     n = z.shape[-2]
@@ -91,14 +96,18 @@ def _one_over_root(z: Tensor) -> Tensor:
 
 
 class _UnitColumns(Function):
-    """u = x·s with s = 1/√(‖x‖² + floor), and 1 − ‖u‖².
+    """u = x·s with s = 1/√(‖x‖² + floor), and 1 − ‖u‖²; x about its mean if asked for.
 
     The derivative of s is −s²u: both are differentiable outputs, so that the backward
     pass needs nothing else, to any order.
     """
 
     @staticmethod
-    def forward(x: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        x: Tensor, floor: Tensor | None, centre: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if centre:
+            x = _about_mean(x)
         # u does not depend on a common scale of x and √floor: the largest entry is
         # divided out, so that squares neither overflow nor underflow.
         scale = x.abs().amax(-2, keepdim=True)
@@ -119,6 +128,7 @@ class _UnitColumns(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, _, ctx.centre = inputs
         u, inverse_length, lacking = output
         ctx.mark_non_differentiable(lacking)
         ctx.set_materialize_grads(False)
@@ -133,18 +143,30 @@ class _UnitColumns(Function):
         grad_floor = None
         if ctx.needs_input_grad[1]:  # a floor made of learned weights
             grad_floor = (-0.5 * s.square() * along).sum(-1, keepdim=True)
-        return (grad_u - u * along).mul_(s), grad_floor
+        grad = (u * along).sub_(grad_u).mul_(-s)
+        if ctx.centre:
+            grad = grad.sub_(grad.mean(-2, keepdim=True))
+        return grad, grad_floor, None
 
 
-def unit_columns(x: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Divide columns by √(‖x‖² + floor); ``floor`` is ``(…, 1, 1)``, None is 0.
+def unit_columns(
+    z: Tensor, weight: Tensor | None, floor: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Divide columns x = √w·(z − mean) by √(‖x‖² + floor).
+
+    Args:
+        z: Rows, ``(…, N, D)``.
+        weight: ``(…, N)``, or None.
+        floor: ``(…, 1, 1)``; None is 0.
 
     Returns:
         The columns u ``(…, N, D)``, and what each lacks of unit length, 1 − ‖u‖²
         ``(…, D)``: 0 for floor = 0, 1 for a zero column (whose u is 0, and which gets
         no gradient).
     """
-    u, _, lacking = _UnitColumns.apply(x, floor)  # type: ignore[no-untyped-call]
+    centre = weight is None
+    x = z if centre else _rows(z, weight, divide=False)
+    u, _, lacking = _UnitColumns.apply(x, floor, centre)  # type: ignore[no-untyped-call]
     return u, lacking
 
 
@@ -236,8 +258,7 @@ class PairOfRows:
 
     def correlation(self, eps: float) -> tuple[Tensor, Tensor]:
         (u, lacking_u), (v, lacking_v) = (
-            unit_columns(_rows(z, weight, divide=False), _floor(z, weight, eps))
-            for z, weight in self._sides
+            unit_columns(z, weight, _floor(z, weight, eps)) for z, weight in self._sides
         )
         return energy.cross(u, v, lacking_u + lacking_v)
 
