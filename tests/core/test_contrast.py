@@ -11,10 +11,12 @@ import torch
 from numpy.testing import assert_allclose
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import normalize as normalize_rows
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmodal_losses.functional as F
 from counting import Work
 from tolerances import SAME
+from xmodal_losses._core import precision
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import Plan, Sides, Slopes, sides
 from xmodal_losses._core.pairs.one_pass import weighted_sum
@@ -137,6 +139,52 @@ def test_one_pass_over_strips_of_rows(normalize, mask, bounded, scale, rows):
         results.append((value.detach(), *grads))
     for a, b in zip(*results, strict=True):
         assert_allclose(a, b, rtol=1e-12, atol=1e-12 * scale)
+
+
+class _IntoFloat32(TorchDispatchMode):
+    """Has everywhere the products of 16-bit matrices into float32 that CUDA has."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if func in (aten.bmm.dtype, aten.baddbmm.dtype):
+            *tensors, dtype = args
+            assert [t.dtype for t in tensors[-2:]] == [torch.bfloat16] * 2
+            assert dtype == torch.float32
+            self.products += 1
+            return func.overloadpacket(*(t.float() for t in tensors))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.ops.aten.mm, "dtype"), reason="torch has no such product"
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk_size": 8}, {"symmetric": False}], ids=str
+)
+def test_narrow_products_round_their_operands_and_nothing_else(options, monkeypatch):
+    z = [z.detach()[:, :N].bfloat16().requires_grad_() for z in _batches()]
+    wide = [z.detach().double().requires_grad_() for z in z]
+
+    def value_and_gradients(z):
+        value = F.info_nce(*z, negatives="all", **options)
+        first = torch.autograd.grad(value, z, retain_graph=True)
+        again = torch.autograd.grad(value, z, create_graph=True)
+        second = torch.autograd.grad(again[0].double().square().sum(), z)
+        return value.detach(), *first, *second
+
+    expected, *expected_grads = value_and_gradients(wide)
+    monkeypatch.setattr(precision, "narrow_products", lambda *_: True)
+    with _IntoFloat32() as mode:
+        value, *grads = value_and_gradients(z)
+    assert mode.products > 2
+    # Logits up to 14, of operands with 8 bits.
+    assert_allclose(value, expected, rtol=5e-3)
+    for a, b in zip(grads, expected_grads, strict=True):
+        assert (a - b).norm() < 3e-2 * b.norm()
 
 
 @pytest.mark.parametrize("bounded", [True, False])

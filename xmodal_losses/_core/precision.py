@@ -16,6 +16,24 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     return reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
 
 
+# torch.mm of two 16-bit matrices into one of 32 bits, which it sums in anyway.
+_INTO_FLOAT32 = hasattr(torch.ops.aten.mm, "dtype")
+
+
+def narrow_products(*tensors: Tensor) -> bool:
+    """Tell whether products may round their operands to bfloat16.
+
+    So they may where the inputs were bfloat16 and the device multiplies such matrices
+    faster and still returns sums in float32. float16 does not hold the small entries of
+    a gradient.
+    """
+    return (
+        _INTO_FLOAT32
+        and all(t.is_cuda and t.dtype == torch.bfloat16 for t in tensors)
+        and not torch.compiler.is_compiling()
+    )
+
+
 def no_autocast(z: Tensor) -> AbstractContextManager[object]:
     """Return a context in which matrix products keep the dtype of their operands."""
     device = z.device.type

@@ -15,8 +15,9 @@ over rows that of CLIP.
 
 Numerics: the softplus form keeps value and gradient of a pair that is already right; a
 float32 cross entropy is exactly 0 from a gap of 17 on, and pulls the pair no more.
-Logits are float32 or wider under autocast and for 16-bit inputs. Cost: O(N² D) time,
-O(N D) memory and a tile of the logits.
+Logits are float32 or wider under autocast and for 16-bit inputs; of bfloat16 inputs on
+CUDA, what is multiplied is rounded to bfloat16. Cost: O(N² D) time, O(N D) memory and a
+tile of the logits.
 
 References: Eq. 4 of :cite:t:`oord2018representation`; the symmetric form is Eq. 2–4 of
 :cite:t:`zhang2022contrastive` with λ = ½ and Fig. 3 of :cite:t:`radford2021learning`.
@@ -269,6 +270,7 @@ def _contrast(
         exclude_radius or 0.0,
         None if weight is None else weight != 0,
         lengths,
+        precision.narrow_products(z_a, z_b),
         math.inf if lengths is None else lengths[0],  # a tensor's value is not known
         chunk_size,
     )

@@ -11,7 +11,7 @@ from xmodal_losses._core.linalg import unit
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import BOUND, Plan, Sides, sides
 from xmodal_losses._core.pairs.one_pass import Lengths, RowLoss, weighted_sum
-from xmodal_losses._core.pairs.tiles import square, strips
+from xmodal_losses._core.pairs.tiles import Tiling, square, strips
 
 Negatives: TypeAlias = Literal["group", "all", "cross"]
 NEGATIVES = ("group", "all", "cross")
@@ -33,6 +33,7 @@ class Contrast(NamedTuple):
     radius: float = 0.0
     valid: Tensor | None = None  # (…, N): False where a row takes no part
     lengths: Lengths | None = None
+    narrow: bool = False  # products may round their operands to bfloat16
     bound: float = math.inf  # no logit is larger in size
     chunk_size: int | None = None
 
@@ -66,7 +67,7 @@ class Contrast(NamedTuple):
                         factor,
                         self.lengths,
                         self._left_out(),
-                        Plan(tiling, self.both, self.bound <= BOUND),
+                        self._plan(tiling),
                     )
             loss, _ = row_loss(self.sides())
             return reduce.rows(factor * loss, weight, reduction)
@@ -98,8 +99,10 @@ class Contrast(NamedTuple):
 
     def _two_pass(self, x: Tensor, y: Tensor, left_out: LeftOut, peaks: bool) -> Sides:
         tiling = square(x.shape[1], y.shape[1], self.chunk_size, x)
-        plan = Plan(tiling, self.both, self.bound <= BOUND, peaks)
-        return sides(x, y, left_out, plan)
+        return sides(x, y, left_out, self._plan(tiling, peaks))
+
+    def _plan(self, tiling: Tiling, peaks: bool = False) -> Plan:
+        return Plan(tiling, self.both, self.bound <= BOUND, peaks, self.narrow)
 
     def _flat(self, z: Tensor) -> Tensor:
         """Return what belongs to the rows by problem; ``"all"`` is one problem."""

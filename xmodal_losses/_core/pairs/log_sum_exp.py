@@ -14,7 +14,14 @@ from torch import Tensor
 
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.products import add_product, cat, joined, product, take
+from xmodal_losses._core.pairs.products import (
+    add_product,
+    cat,
+    joined,
+    operand,
+    product,
+    take,
+)
 from xmodal_losses._core.pairs.tiles import Tiling
 
 
@@ -25,6 +32,7 @@ class Plan(NamedTuple):
     both: bool  # columns, too
     bounded: bool  # |logit| ≤ BOUND
     peaks: bool = False
+    narrow: bool = False  # operands of products in bfloat16
 
 
 # exp(±40) is far from both ends of float32, and so is a sum of any number of them: up
@@ -105,8 +113,10 @@ class _TwoPass(Function):
         masks = LeftOut(*saved[:-logs], *ctx.numbers)
         slope = Slopes(*grads[: 1 + logs])
         # Transforms of torch.func do not tell beforehand what they will ask for.
-        need = (True, True) if torch.is_grad_enabled() else ctx.need
-        grads_xy = gradients(x, y, masks, ctx.plan, need, slope, *saved[-logs:])
+        plan, need = ctx.plan, ctx.need
+        if torch.is_grad_enabled():
+            plan, need = plan._replace(narrow=False), (True, True)
+        grads_xy = gradients(x, y, masks, plan, need, slope, *saved[-logs:])
         return *grads_xy, None, None, *(None for _ in masks)
 
 
@@ -120,7 +130,8 @@ def _reduce(
     for i in plan.tiling.over_rows(x.shape[1]):
         for j in plan.tiling.over_columns(y.shape[1]):
             parts = take(x, groups, i), take(y, groups, j)
-            t, on = logits(*parts, left_out, groups, i, j)
+            x_i, y_j = (operand(z, plan.narrow) for z in parts)
+            t, on = logits(x_i, y_j, left_out, groups, i, j)
             positive += [] if on is None else [on]
             peaks = [t.amax(dim) for dim in (-1, -2)] if plan.peaks else ()
             row, *column = log_sum_exps(t, plan)
@@ -174,7 +185,8 @@ def gradients(
         grad_y: dict[int, Tensor] = {}
         for i in plan.tiling.over_rows(x.shape[1]):
             for j in plan.tiling.over_columns(y.shape[1]):
-                x_i, y_j = take(x, groups, i), take(y, groups, j)
+                parts = take(x, groups, i), take(y, groups, j)
+                x_i, y_j = (operand(z, plan.narrow) for z in parts)
                 t, on = logits(x_i, y_j, left_out, groups, i, j)
                 u, log = slope.rows[groups, i, None], rows[groups, i, None]
                 if columns is None or slope.columns is None:
@@ -191,6 +203,7 @@ def gradients(
                     at = slope.positive[groups, start : start + on.shape[-1]]
                     grad = grad.diagonal_scatter(at, i.start - j.start, 1, 2)
                 del t
+                grad = operand(grad, plan.narrow)
                 if need[0]:
                     add_product(grad_x, i, grad, y_j)
                 if need[1]:

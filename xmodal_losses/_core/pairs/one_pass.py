@@ -24,7 +24,7 @@ from xmodal_losses._core.pairs.log_sum_exp import (
     logits,
     sides,
 )
-from xmodal_losses._core.pairs.products import cat, product, take
+from xmodal_losses._core.pairs.products import cat, operand, product, take
 
 RowLoss: TypeAlias = Callable[[Sides], tuple[Tensor, Slopes]]
 """From the sides to the loss of every row, ``(G, N)``, and its slopes in the sides."""
@@ -88,11 +88,13 @@ class _OnePass(Function):
         length_x, length_y = lengths or (None, None)
         for part in plan.tiling.over_groups(groups):
             v, scale_v = _scaled_rows(take(y, part, columns), length_y)
+            narrow_v = operand(v, plan.narrow)
             loss, grad_x = [], []
             grad_y: Tensor | None = None
             for rows in plan.tiling.over_rows(x.shape[1]):
                 u, scale_u = _scaled_rows(take(x, part, rows), length_x)
-                t, positive = logits(u, v, masks, part, rows, columns)
+                narrow_u = operand(u, plan.narrow)
+                t, positive = logits(narrow_u, narrow_v, masks, part, rows, columns)
                 assert positive is not None  # all columns are there
                 if not any(need):
                     loss.append(row_loss(Sides(positive, *log_sum_exps(t, plan)))[0])
@@ -102,10 +104,12 @@ class _OnePass(Function):
                     row_loss, t, positive, w, rows.start, plan
                 )
                 loss.append(value)
+                grad = operand(grad, plan.narrow)
                 if need[0]:
-                    grad_x.append(_unscaled(u, scale_u, product(grad, v), length_x))
+                    grad_u = product(grad, narrow_v)
+                    grad_x.append(_unscaled(u, scale_u, grad_u, length_x))
                 if need[1]:
-                    more = product(grad.mT, u)
+                    more = product(grad.mT, narrow_u)
                     grad_y = more if grad_y is None else grad_y + more
             losses.append(cat(loss, 1))
             grads_x += [cat(grad_x, 1)] if need[0] else []
@@ -140,13 +144,12 @@ class _OnePass(Function):
             length_x, length_y = ctx.lengths or (None, None)
             u, scale_u = _scaled_rows(x3, length_x)
             v, scale_v = _scaled_rows(y3, length_y)
-            found = sides(u, v, masks, ctx.plan)
+            plan = ctx.plan._replace(narrow=False)
+            found = sides(u, v, masks, plan)
             per_row, slope = ctx.row_loss(found)
             slope = slope.scaled(grad if weight is None else grad * weight)
             logs = found.rows, found.columns
-            grad_u, grad_v = gradients(
-                u, v, masks, ctx.plan, (True, True), slope, *logs
-            )
+            grad_u, grad_v = gradients(u, v, masks, plan, (True, True), slope, *logs)
             assert grad_u is not None
             assert grad_v is not None
             grad_x = _unscaled(u, scale_u, grad_u, length_x).reshape(x.shape)

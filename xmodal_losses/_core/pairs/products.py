@@ -16,15 +16,30 @@ def take(z: Tensor, groups: slice, rows: slice) -> Tensor:
     return z[groups, rows]
 
 
+def operand(z: Tensor, narrow: bool) -> Tensor:
+    """Return what is to be multiplied, rounded to bfloat16 if ``narrow``."""
+    return z.to(torch.bfloat16) if narrow else z
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return A B for ``(G, …)`` matrices; one alone is faster as a plain matrix."""
+    """Return A B for ``(G, …)`` matrices, in float32 at least.
+
+    One matrix alone is faster as a plain matrix.
+    """
+    if a.dtype == torch.bfloat16:
+        return torch.bmm(a, b, out_dtype=torch.float32)
     return torch.mm(a[0], b[0]).unsqueeze(0) if a.shape[0] == 1 else torch.bmm(a, b)
 
 
 def add_product(parts: dict[int, Tensor], at: slice, a: Tensor, b: Tensor) -> None:
     """Add A B to one of the parts of a sum, which goes by where it starts."""
     total = parts.get(at.start)
-    parts[at.start] = product(a, b) if total is None else torch.baddbmm(total, a, b)
+    if total is None:
+        parts[at.start] = product(a, b)
+    elif a.dtype == torch.bfloat16:
+        parts[at.start] = torch.baddbmm(total, a, b, out_dtype=torch.float32)
+    else:
+        parts[at.start] = torch.baddbmm(total, a, b)
 
 
 def joined(parts: dict[int, Tensor]) -> Tensor:
