@@ -85,7 +85,7 @@ def main() -> None:
             print(f"{row['loss']:<14}{row['regime']:<16}{row['dtype']:<10}", end="")
             print(cell(row["library"]) + cell(row["plain"]), flush=True)
     print("relative errors against float64")
-    common.save("accuracy", args, results)
+    common.save("accuracy", args, results, partial=bool(args.losses))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,11 +30,13 @@ class Timing(NamedTuple):
     calls: int
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(
+    description: str, losses: Iterable[str] = tuple(case.name for case in CASES)
+) -> argparse.ArgumentParser:
     """Return the command line all scripts share."""
     out = argparse.ArgumentParser(description=description)
     out.add_argument("--quick", action="store_true", help="only see that it runs")
-    out.add_argument("--losses", nargs="+", choices=[case.name for case in CASES])
+    out.add_argument("--losses", nargs="+", choices=list(losses))
     out.add_argument(
         "--seconds", type=float, default=60.0, help="what takes longer is left out"
     )
@@ -148,12 +150,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def save(suite: str, args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+def save(
+    suite: str,
+    args: argparse.Namespace,
+    results: list[dict[str, Any]],
+    *,
+    partial: bool,
+) -> None:
     """Write one run as strict JSON; quick and partial runs only where they are told."""
     path = args.json
     if path is None:
-        chosen = args.losses or getattr(args, "targets", None)
-        if args.quick or chosen or not getattr(args, "compile", True):
+        if args.quick or partial:
             return
         kind = torch.device(args.device).type
         name = f"{suite}--{args.machine}--{kind}.json"

@@ -69,18 +69,29 @@ def generated(folder: Path) -> str:
     parts = [BEGIN]
     for run in runs("targets", folder):
         parts += ["## Targets", said(run), targets(run)]
-    for run in runs("scaling", folder):
-        parts += [f"## Against N and D: {run.metadata['device']}", said(run)]
-        for loss, rows in by(run.results, "loss").items():
+    scaling = sorted(
+        runs("scaling", folder), key=lambda run: list(TITLES).index(loss_of(run))
+    )
+    for device, some in by(scaling, lambda run: run.metadata["device"]).items():
+        parts.append(f"## Against N and D: {device}")
+        for run in some:
             parts += [
-                f"### {TITLES.get(loss, loss)}",
-                picture(loss, run),
-                summary(rows),
+                f"### {TITLES[loss_of(run)]}",
+                said(run),
+                picture(run),
+                summary(run.results),
             ]
-            parts += details("All contestants", [who(rows), *everything(rows)])
+            tables = [who(run.results), *everything(run.results)]
+            parts += details("All contestants", tables)
     if len(parts) == 1:
         parts.append("This version has not been measured yet.")
     return "\n\n".join(parts) + "\n"
+
+
+def loss_of(run: Run) -> str:
+    """Return the loss that a run of the scaling suite is about."""
+    loss: str = run.results[0]["loss"]
+    return loss
 
 
 def said(run: Run) -> str:
@@ -112,11 +123,11 @@ def targets(run: Run) -> str:
     return table(["case", "what", "against", "measured", "target", ""], body)
 
 
-def picture(loss: str, run: Run) -> str:
-    """Return the figure of a loss."""
+def picture(run: Run) -> str:
+    """Return the figure of a run."""
     return (
-        f"![Time and extra peak memory of {TITLES.get(loss, loss)}]"
-        f"(_static/benchmarks/{figure_name(loss, run)})"
+        f"![Time and extra peak memory of {TITLES[loss_of(run)]}]"
+        f"(_static/benchmarks/{figure_name(run)})"
     )
 
 
@@ -207,9 +218,9 @@ def details(title: str, blocks: Iterable[str]) -> list[str]:
     return [f"<details><summary>{title}</summary>", *blocks, "</details>"]
 
 
-def by(rows: list[Row], key: Any) -> dict[Any, list[Row]]:
+def by(rows: list[Any], key: Any) -> dict[Any, list[Any]]:
     """Group rows, in the order in which they come."""
-    out: dict[Any, list[Row]] = {}
+    out: dict[Any, list[Any]] = {}
     for row in rows:
         value = key(row) if callable(key) else row[key]
         out.setdefault(tuple(value) if isinstance(value, list) else value, []).append(
@@ -272,9 +283,9 @@ def table(head: list[str], body: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def figure_name(loss: str, run: Run) -> str:
+def figure_name(run: Run) -> str:
     """Return the file of a figure."""
-    return f"{loss}--{run.path.stem.partition('--')[2]}.svg"
+    return f"{run.path.stem.partition('--')[2]}.svg"
 
 
 def rewrite() -> None:

@@ -22,13 +22,14 @@ from benchmarks.page import (
     by,
     figure_name,
     limited,
+    loss_of,
     megabytes,
     milliseconds,
     rewrite,
     runs,
 )
 
-__all__ = ["FIGURES", "figures"]
+__all__ = ["FIGURES", "figure"]
 
 FIGURES = ROOT / "docs" / "_static" / "benchmarks"
 
@@ -71,18 +72,15 @@ COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#3fa7d6", "#b8860b", "#9467bd", "#a
 MARKERS = "^vD<>Pp"
 
 
-def figures(run: Run, folder: Path) -> list[Path]:
-    """Draw every loss of a run; return the files."""
+def figure(run: Run, folder: Path) -> Path:
+    """Draw a run; return the file."""
     import matplotlib as mpl
 
     folder.mkdir(parents=True, exist_ok=True)
-    out = []
-    for loss, rows in by(run.results, "loss").items():
-        path = folder / figure_name(loss, run)
-        with mpl.rc_context(STYLE):
-            draw(loss, rows, path, run.digest)
-        out.append(path)
-    return out
+    path = folder / figure_name(run)
+    with mpl.rc_context(STYLE):
+        draw(loss_of(run), run.results, path, run.digest)
+    return path
 
 
 def draw(loss: str, rows: list[Row], path: Path, digest: str) -> None:
@@ -128,7 +126,7 @@ def draw(loss: str, rows: list[Row], path: Path, digest: str) -> None:
     figure.legend(
         lines.values(), lines, loc="outside lower center", ncols=3, fontsize=8
     )
-    about = {"Date": None, "Creator": None, "Title": TITLES.get(loss, loss)}
+    about = {"Date": None, "Creator": None, "Title": TITLES[loss]}
     figure.savefig(path, metadata={**about, "Description": f"results {digest}"})
 
 
@@ -151,8 +149,7 @@ def main() -> None:
     if args.quick:
         return
     for run in runs("scaling", RESULTS):
-        for path in figures(run, FIGURES):
-            print(f"written: {path}")
+        print(f"written: {figure(run, FIGURES)}")
     rewrite()
 
 

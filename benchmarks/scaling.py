@@ -18,8 +18,9 @@ from benchmarks.cases import CASES, GROUPS
 from benchmarks.contestants import contestants
 from benchmarks.measure import Row, at_size, show, unable
 
-__all__ = ["GRIDS", "QUICK"]
+__all__ = ["GRIDS", "LOSSES", "QUICK"]
 
+LOSSES = [case.name for case in (*CASES, GROUPS)]
 Shape = tuple[int, ...]
 
 
@@ -73,13 +74,15 @@ def measure(loss: str, args: argparse.Namespace) -> Iterator[Row]:
 
 def main() -> None:
     """Measure, print, save."""
-    args = common.parser(__doc__.splitlines()[0]).parse_args()
+    args = common.parser(__doc__.splitlines()[0], LOSSES).parse_args()
+    if args.json is not None and len(args.losses or LOSSES) > 1:
+        raise SystemExit("--json is for one of the --losses at a time")
     torch.set_num_threads(args.threads)
-    results = []
-    for loss in args.losses or [case.name for case in (*CASES, GROUPS)]:
-        results += measure(loss, args)
+    for loss in args.losses or LOSSES:
+        results = list(measure(loss, args))
+        # A file for each: what an hour of measuring has found is not lost in the next.
+        common.save(f"scaling--{loss}", args, results, partial=False)
     print("median ± interquartile range of one call; extra peak memory")
-    common.save("scaling", args, results)
 
 
 if __name__ == "__main__":

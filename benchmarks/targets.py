@@ -187,7 +187,8 @@ def main() -> None:
     verdicts = [verdict for result in results for verdict in result["verdicts"]]
     met = sum(verdict["met"] for verdict in verdicts)
     print(f"{met} of {len(verdicts)} met; median ± interquartile range of one call")
-    common.save("targets", args, results)
+    partial = bool(args.losses or args.targets or not args.compile)
+    common.save("targets", args, results, partial=partial)
 
 
 if __name__ == "__main__":

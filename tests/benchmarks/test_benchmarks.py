@@ -176,7 +176,7 @@ def test_a_quick_run_is_strict_json_and_tabulated(tmp_path, capsys):
     args.compile = False
     results = list(scaling.measure("coral", args))
     results[0]["timing"]["iqr_us"] = float("nan")
-    common.save("scaling", args, results)
+    common.save("scaling--coral", args, results, partial=False)
     assert "xmodal_losses" in capsys.readouterr().out
 
     def forbidden(constant):
@@ -188,7 +188,7 @@ def test_a_quick_run_is_strict_json_and_tabulated(tmp_path, capsys):
     for name in ("git_commit", "torch", "memory_gb", "torch_num_threads"):
         assert name in run["metadata"]
 
-    (tmp_path / "x.json").rename(tmp_path / "scaling--here--cpu.json")
+    (tmp_path / "x.json").rename(tmp_path / "scaling--coral--here--cpu.json")
     text = page.generated(tmp_path)
     for row in run["results"]:
         assert f"| {row['contestant']} | {row['how']} |" in text
@@ -201,11 +201,15 @@ def test_a_quick_run_is_strict_json_and_tabulated(tmp_path, capsys):
 
 def test_partial_and_quick_runs_are_not_published(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
-    for options in (["--quick"], ["--losses", "coral"]):
-        common.save("scaling", common.parser("").parse_args(options), [])
+    quick, full = (
+        common.parser("").parse_args(["--machine", "here", *options])
+        for options in (["--quick"], [])
+    )
+    common.save("targets", quick, [], partial=False)
+    common.save("targets", full, [], partial=True)
     assert not list(tmp_path.iterdir())
-    common.save("scaling", common.parser("").parse_args(["--machine", "here"]), [])
-    assert [path.name for path in tmp_path.iterdir()] == ["scaling--here--cpu.json"]
+    common.save("targets", full, [], partial=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["targets--here--cpu.json"]
 
 
 def test_the_page_is_what_was_measured():
@@ -214,8 +218,7 @@ def test_the_page_is_what_was_measured():
     assert text.endswith(page.generated(common.RESULTS))
     drawn = set()
     for run in page.runs("scaling", common.RESULTS):
-        for loss in page.by(run.results, "loss"):
-            figure = plot.FIGURES / page.figure_name(loss, run)
-            assert f"results {run.digest}" in figure.read_text(encoding="utf-8")
-            drawn.add(figure)
+        figure = plot.FIGURES / page.figure_name(run)
+        assert f"results {run.digest}" in figure.read_text(encoding="utf-8")
+        drawn.add(figure)
     assert set(plot.FIGURES.glob("*.svg")) == drawn
