@@ -37,6 +37,8 @@ def at_size(
 ) -> list[Row]:
     """Return a row for each contestant; `skipped` has those not to run, and why."""
     rows, calls, seconds = {}, {}, {}
+    # torch compiles a function for eight sizes, and runs it as it is from then on.
+    torch.compiler.reset()
     z = inputs(shape, args.device)
     for one in contestants:
         if reason := skipped.get(one.name):
