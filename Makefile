@@ -19,6 +19,9 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check \
 	--constraint $(CONSTRAINTS)
 
+# What needs several processes of its own stays on one worker.
+XDIST := -n $(JOBS) --dist loadgroup
+
 # One stamp for each set of extras. It is newer than what the set is made from, so
 # a second run installs nothing and an edited pyproject.toml installs again.
 $(VENV)/.stamp-%: pyproject.toml $(CONSTRAINTS) | $(PY)
@@ -43,11 +46,11 @@ demo: $(VENV)/.stamp-examples  ## train and evaluate the example (ROADSCENE_DIR=
 
 .PHONY: test
 test: $(VENV)/.stamp-test $(VENV)/.stamp-examples  ## every test, and the doctests of the package
-	HYPOTHESIS_PROFILE=ci $(PY) -m pytest -n $(JOBS) --doctest-modules $(ARGS)
+	HYPOTHESIS_PROFILE=ci $(PY) -m pytest $(XDIST) --doctest-modules $(ARGS)
 
 .PHONY: check
 check: lint types $(VENV)/.stamp-test $(VENV)/.stamp-examples  ## lint, types and the quick tests
-	$(PY) -m pytest -n $(JOBS) --doctest-modules -q -m "not slow" $(ARGS)
+	$(PY) -m pytest $(XDIST) --doctest-modules -q -m "not slow" $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.stamp-dev  ## ruff: rules and formatting
@@ -74,7 +77,9 @@ bench: $(VENV)/.stamp-peers  ## time, memory and precision beside every peer, an
 	$(PY) -m benchmarks.scaling $(ARGS)
 	$(PY) -m benchmarks.targets $(ARGS)
 	$(PY) -m benchmarks.accuracy $(ARGS)
+	$(PY) -m benchmarks.exactness $(ARGS)
 	$(PY) -m benchmarks.plot $(ARGS)
+	$(PY) -m benchmarks.distributed_page
 
 .PHONY: wheel-check
 wheel-check: $(VENV)/.stamp-dev  ## build, install the wheel into a clean environment, use it

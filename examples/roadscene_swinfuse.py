@@ -9,6 +9,10 @@ every dimension informative. Before and after, the features must find patches ag
 pairs they were not trained on. From a checkout, with the extra `examples` installed:
 
     python examples/roadscene_swinfuse.py --quick --data path/to/RoadScene
+
+or, with the same numbers, on several processes:
+
+    torchrun --nproc-per-node=2 examples/roadscene_swinfuse.py --quick
 """
 
 import argparse
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from roadscene.checkpoint import load_swinfuse
 from roadscene.data import DataError, Pair, find_pairs, read_pair
 from roadscene.download import HOW_TO_GET, download
@@ -29,6 +34,7 @@ from roadscene.evaluate import query_maps
 from roadscene.figures import matches_figure, training_figure
 from roadscene.heads import ConvHead
 from roadscene.patches import Batch
+from roadscene.processes import Processes
 from roadscene.report import compare, table, write_json
 from roadscene.settings import Settings, add_flags, settings_from
 from roadscene.splits import Split, split_by_scene
@@ -58,16 +64,20 @@ class Features(nn.Module):
 class Recipe(nn.Module):
     """The objective: its weighted terms, by name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, gather: bool = False) -> None:
         super().__init__()
         self.settings = settings
         self.contrast = xl.InfoNCELoss(
-            temperature=settings.temperature, negatives=settings.negatives
+            temperature=settings.temperature,
+            negatives=settings.negatives,
+            gather=gather,
         )
         distributions = {"mmd": xl.MMDLoss, "coral": xl.CORALLoss}
         redundancies = {"barlow": xl.BarlowTwinsLoss, "vicreg": xl.VICRegLoss}
-        self.distribution = distributions.get(settings.distribution, nn.Identity)()
-        self.redundancy = redundancies.get(settings.redundancy, nn.Identity)()
+        if settings.distribution != "none":
+            self.distribution = distributions[settings.distribution](gather=gather)
+        if settings.redundancy != "none":
+            self.redundancy = redundancies[settings.redundancy](gather=gather)
 
     def forward(self, rgb: Tensor, ir: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Compare the projections ``(B, P, D)`` of points that show the same places."""
@@ -100,13 +110,17 @@ class Source(NamedTuple):
         return [self.read(name).downscaled(downscale) for name in spread]
 
 
-def open_source(args: argparse.Namespace) -> Source:
+def open_source(args: argparse.Namespace, processes: Processes) -> Source:
     """Find RoadScene, or fall back to made scenes."""
     if args.download:
-        download(args.data or "data/roadscene")
+        if processes.first:
+            download(args.data or "data/roadscene")
+        if processes.several:
+            dist.barrier()
     root = args.data or ("data/roadscene" if args.download else None)
     if root is None:
-        print(HOW_TO_GET)
+        if processes.first:
+            print(HOW_TO_GET)
         return Source("synthetic scenes", SYNTHETIC_SPLIT, synthetic_pair)
     found = find_pairs(root)
     split = split_by_scene(found)
@@ -190,36 +204,47 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """Run the example; return what metrics.json holds, or None if stopped before."""
     started = time.perf_counter()
     args, settings = parse(argv)
+    device = torch.device(args.device)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    processes = Processes.start(device)
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / "checkpoint.pt"
 
     # Data, divided by scene.
-    source = open_source(args)
+    source = open_source(args, processes)
     s, split = settings, source.split
     train = source.pairs(split.train, s.downscale)
     validation = source.pairs(split.validation, s.downscale, s.validation_pairs)
     test = source.pairs(split.test, s.downscale, s.test_pairs)
     shown = test[:: -(-len(test) // 4)]  # four of them, or fewer, for the figure
-    print(
-        f"{source.label}: {len(train)} pairs to train, {len(validation)} to validate, "
-        f"{len(test)} to test; {len(split.left_out)} too near to the test left out"
-    )
+    if processes.first:
+        print(
+            f"{source.label}: {len(train)} pairs to train, {len(validation)} to "
+            f"validate, {len(test)} to test; {len(split.left_out)} too near to the "
+            "test left out"
+        )
 
     # Model and objective.
     torch.manual_seed(s.seed)
-    model, device = Features(s), torch.device(args.device)
+    model = Features(s)
     if args.checkpoint:
         load_swinfuse(model.backbone, args.checkpoint)
-    training = Training(s, model, Recipe(s), train, validation, device)
+    recipe = Recipe(s, gather=processes.several)
+    training = Training(s, model, recipe, train, validation, device, processes)
 
     # Before, training, after.
     if args.resume:
         training.resume(checkpoint)
     else:
         training.calibrate()
-        training.progress["before"] = training.measure(test)
-        training.progress["maps"] = query_maps(training.embed, shown, training.protocol)
+        if processes.first:
+            maps = query_maps(training.embed, shown, training.protocol)
+            training.progress |= {"before": training.measure(test), "maps": maps}
     training.run(checkpoint, args.stop_at)
+    processes.end()
+    if not processes.first:
+        return None
     step = training.progress["step"]
     if step < s.steps:
         print(f"Stopped at step {step} of {s.steps}; go on with --resume.")

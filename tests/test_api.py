@@ -60,41 +60,49 @@ PUBLIC = {
     kernels: KERNELS,
 }
 
+# The same at the end of every function, and of every module.
+GROUP = "group=None, grad_reduce='mean', exchange=None)"
+GATHER = "gather=False, grad_reduce='mean', exchange=None)"
+
 # Order and defaults of every argument; annotations are mypy's business.
 SIGNATURES = {
     "info_nce": "(z_a, z_b, *, temperature=0.07, symmetric=True, normalize=True, "
     "negatives='group', exclude=None, ids=None, positions=None, "
-    "exclude_radius=None, weight=None, reduction='mean', chunk_size=None)",
+    "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
     "info_nce_terms": "(z_a, z_b, *, temperature=0.07, normalize=True, "
     "negatives='group', exclude=None, ids=None, positions=None, "
-    "exclude_radius=None, weight=None, reduction='mean', chunk_size=None)",
+    "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
     "coral": "(z_a, z_b, *, mean_weight=0.0, weight_a=None, weight_b=None, "
-    "reduction='mean')",
-    "coral_terms": "(z_a, z_b, *, weight_a=None, weight_b=None, reduction='mean')",
+    "reduction='mean', " + GROUP,
+    "coral_terms": "(z_a, z_b, *, weight_a=None, weight_b=None, reduction='mean', "
+    + GROUP,
     "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', weight_a=None, "
-    "weight_b=None, reduction='mean', chunk_size=None)",
+    "weight_b=None, reduction='mean', chunk_size=None, " + GROUP,
     "barlow_twins": "(z_a, z_b, *, redundancy_weight=0.005, eps=0.0, weight=None, "
-    "reduction='mean')",
-    "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, weight=None, reduction='mean')",
+    "reduction='mean', " + GROUP,
+    "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, weight=None, reduction='mean', "
+    + GROUP,
     "vicreg": "(z_a, z_b, *, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
-    "weight=None, reduction='mean')",
+    "weight=None, reduction='mean', " + GROUP,
     "vicreg_terms": "(z_a, z_b, *, target_std=1.0, eps=0.0001, "
-    "convention='official', weight=None, reduction='mean')",
+    "convention='official', weight=None, reduction='mean', " + GROUP,
     "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, objective='trace', "
-    "compute_dtype=torch.float64, weight=None, reduction='mean')",
+    "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
     "InfoNCELoss": "(*, temperature=0.07, learn_temperature=False, "
     "temperature_range=(0.01, 1.0), symmetric=True, normalize=True, "
-    "negatives='group', exclude_radius=None, reduction='mean', chunk_size=None)",
-    "CORALLoss": "(*, mean_weight=0.0, reduction='mean')",
+    "negatives='group', exclude_radius=None, reduction='mean', chunk_size=None, "
+    + GATHER,
+    "CORALLoss": "(*, mean_weight=0.0, reduction='mean', " + GATHER,
     "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
-    "chunk_size=None)",
-    "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, reduction='mean')",
+    "chunk_size=None, " + GATHER,
+    "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, reduction='mean', "
+    + GATHER,
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
-    "reduction='mean')",
+    "reduction='mean', " + GATHER,
     "DCCALoss": "(*, num_components=None, ridge=0.0001, objective='trace', "
-    "compute_dtype=torch.float64, reduction='mean')",
+    "compute_dtype=torch.float64, reduction='mean', " + GATHER,
     "ChunkedMoments": "(criterion)",
     "cached_backward": "(criterion, encode, chunks, *, scale=1.0, **options)",
     "GaussianKernel": "(bandwidth='mean', *, factor=1.0)",
@@ -171,7 +179,8 @@ def test_module_and_function_share_their_options(loss):
         assert parameter.default is None
         assert name in function
     own = {"learn_temperature", "temperature_range"} if loss == "info_nce" else set()
-    assert set(constructor) | set(forward) == set(function) | own
+    own.add("gather")  # names a group when it is called
+    assert set(constructor) | set(forward) == set(function) - {"group"} | own
     assert not set(constructor) & set(forward)
 
 

@@ -45,7 +45,9 @@ def test_signatures_agree(spec):
     for parameters in (function, forward):
         per_call = [p for n, p in parameters.items() if n not in ("self", "z_a", "z_b")]
         assert all(p.kind is keyword_only for p in per_call)
-    options = {n: p for n, p in function.items() if n not in ("z_a", "z_b")}
+    # The module keeps `gather`, which names the group when it is called.
+    assert {"gather"} <= set(init)
+    options = {n: p for n, p in function.items() if n not in ("z_a", "z_b", "group")}
     for name, parameter in options.items():
         place = forward if name in (*spec.weights, *MASKS) else init
         assert name in place, name

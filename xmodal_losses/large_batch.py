@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal_losses._core import checks, precision
+from xmodal_losses._core import checks, precision, ranks
 from xmodal_losses._core.moments import Accumulator, Pair
 
 __all__ = ["ChunkedMoments"]
@@ -36,6 +36,10 @@ class ChunkedMoments:
     Note:
         Moments are accumulated in float64, whatever the dtype of the embeddings.
 
+        A criterion with ``gather`` sees the chunks of all ranks as one batch. Ranks may
+        have different numbers of chunks; the first :meth:`share` or :meth:`compute`
+        after an update waits for all.
+
     Examples:
         >>> import torch, xmodal_losses as xl
         >>> encode = torch.nn.Linear(32, 8)
@@ -63,6 +67,11 @@ class ChunkedMoments:
                 "'none'."
             )
         self.criterion = criterion
+        gather: Any = criterion.gather
+        caller = type(criterion).__name__
+        self._ranks = ranks.joined(
+            caller, ranks.of_module(caller, gather), criterion.grad_reduce
+        )
         self._names: frozenset[str] = names
         self._formula: Callable[[Pair], Tensor] = criterion._of_moments  # type: ignore[assignment]
         self.reset()
@@ -70,6 +79,7 @@ class ChunkedMoments:
     def reset(self) -> None:
         """Forget the batch, to begin another one."""
         self._accumulator: Accumulator | None = None
+        self._solved: Accumulator | None = None
         self._shapes: tuple[Any, ...] = ()
         self._rows = 0
         self._dtype = torch.float32
@@ -147,7 +157,10 @@ class ChunkedMoments:
                     strict=True,
                 )
             ]
-            value = loss * ((z_a.shape[-2] + z_b.shape[-2]) / self._rows)
+            rows = z_a.shape[-2] + z_b.shape[-2]
+            value = loss * (rows / max(self._rows, 1))
+            if self._ranks is not None and self._ranks.averaged:
+                grads = [self._ranks.size * grad for grad in grads]
         out: Tensor = _Share.apply(z_a, z_b, value.to(self._dtype), *grads)  # type: ignore[no-untyped-call]
         return out
 
@@ -157,9 +170,12 @@ class ChunkedMoments:
             raise RuntimeError(
                 "ChunkedMoments: the batch must have rows, got none. Call update first."
             )
-        if self._loss is None:
-            self._loss = self._accumulator.solve(self._formula)
-        return self._loss, self._accumulator
+        if self._loss is None or self._solved is None:
+            self._solved = self._accumulator
+            if self._ranks is not None:
+                self._solved = self._accumulator.joined(self._ranks)
+            self._loss = self._solved.solve(self._formula)
+        return self._loss, self._solved
 
     def _weights(
         self,
@@ -173,7 +189,19 @@ class ChunkedMoments:
         caller = "ChunkedMoments"
         paired = bool(self._names & {"ab", "square_gap"})
         same_width = bool(self._names & {"mean_gap", "square_gap", "variance_a"})
-        checks.embeddings(caller, z_a, z_b, paired=paired, same_width=same_width)
+        checks.embeddings(
+            caller,
+            z_a,
+            z_b,
+            paired=paired,
+            same_width=same_width,
+            min_rows=1 if self._ranks is None else 0,
+        )
+        if self._ranks is not None and z_a.ndim > 2:
+            raise ValueError(
+                f"{caller}: z_a must be of shape (n, D) for a criterion with gather, "
+                f"got {tuple(z_a.shape)}. Problems of their own need no other ranks."
+            )
         given = {"weight": weight, "weight_a": weight_a, "weight_b": weight_b}
         taken = ("weight",) if paired else ("weight_a", "weight_b")
         for name, value in given.items():

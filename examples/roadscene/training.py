@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
 from tqdm import trange
 
@@ -16,6 +17,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .data import Pair
 from .evaluate import Protocol, evaluate
 from .patches import Augmentation, Batch, sample_at, sample_batch
+from .processes import Processes, share_batch_norm
 from .settings import Settings
 
 __all__ = ["Training"]
@@ -32,6 +34,7 @@ class Training:
         train: Pairs to learn from.
         validation: Pairs that decide which weights are kept.
         device: Where to compute.
+        processes: Who works on the run; the first one validates and saves.
     """
 
     def __init__(
@@ -42,11 +45,24 @@ class Training:
         train: Sequence[Pair],
         validation: Sequence[Pair],
         device: torch.device,
+        processes: Processes = Processes(),  # noqa: B008  (immutable)
     ) -> None:
         self.settings, self.train, self.validation = settings, train, validation
-        self.device = device
+        self.device, self.processes = device, processes
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.model, self.recipe = model.to(device), recipe.to(device)
+        self.trained: nn.Module = self.model
+        if processes.several:
+            if settings.batch_size < processes.size:
+                raise ValueError(
+                    f"batch_size must be at least the number of processes, "
+                    f"{processes.size}, got {settings.batch_size}"
+                )
+            share_batch_norm(self.model)
+            # Of SwinFuse, some blocks are not run.
+            self.trained = DistributedDataParallel(
+                self.model, find_unused_parameters=True
+            )
         self.optimizer = torch.optim.AdamW(
             [*model.parameters(), *recipe.parameters()],
             lr=settings.lr,
@@ -65,9 +81,9 @@ class Training:
         }
 
     def draw(self) -> Batch:
-        """Cut the next batch of crops out of the training pairs."""
+        """Cut the next batch of crops out of the training pairs; return our part."""
         s = self.settings
-        return sample_batch(
+        batch = sample_batch(
             self.train,
             batch_size=s.batch_size,
             crop_size=s.crop_size,
@@ -75,14 +91,15 @@ class Training:
             exclude_radius=s.exclude_px / s.downscale,
             augmentation=Augmentation(),
             generator=self.generator,
-        ).to(self.device)
+        )
+        return self.processes.share(batch).to(self.device)
 
     def step(self) -> float:
         """Do one step and return the loss."""
         batch = self.draw()
         # One pass over both modalities: the head's batch statistics are shared, so a
         # difference between the modalities stays visible to the losses.
-        projection, _ = self.model.train()(torch.cat([batch.rgb, batch.ir]))
+        projection, _ = self.trained.train()(torch.cat([batch.rgb, batch.ir]))
         rgb, ir = projection.chunk(2)
         rgb = sample_at(rgb, batch.points_rgb, self.model.stride)
         ir = sample_at(ir, batch.points_ir, self.model.stride)
@@ -96,9 +113,11 @@ class Training:
         self.scheduler.step()
 
         self.progress["step"] += 1
-        for name, value in {"total": loss, **terms}.items():
-            self.progress["terms"].setdefault(name, []).append(value.item())
-        return loss.item()
+        # What a process returns of a loss is its part; the mean is the loss.
+        values = self.processes.mean(torch.stack([loss, *terms.values()])).tolist()
+        for name, value in zip(("total", *terms), values, strict=True):
+            self.progress["terms"].setdefault(name, []).append(value)
+        return values[0]
 
     def calibrate(self, batches: int = 8) -> None:
         """Give the untrained model the batch statistics of training crops.
@@ -118,6 +137,8 @@ class Training:
 
     def validate(self) -> None:
         """Record retrieval on the validation pairs; remember the best weights."""
+        if not self.processes.first:
+            return
         result = self.measure(self.validation)
         record = self.progress["validation"]
         record["step"].append(self.progress["step"])
@@ -135,7 +156,10 @@ class Training:
         started = time.perf_counter() - self.progress["seconds"]
         if first == 0:
             self.validate()
-        with trange(first, last, initial=first, total=last, desc="train") as bar:
+        quiet = not self.processes.first
+        with trange(
+            first, last, initial=first, total=last, desc="train", disable=quiet
+        ) as bar:
             for _ in bar:
                 bar.set_postfix(loss=f"{self.step():.2f}")
                 step = self.progress["step"]
@@ -165,7 +189,8 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
-        save_checkpoint(path, self._parts, self.generator, self.progress)
+        if self.processes.first:
+            save_checkpoint(path, self._parts, self.generator, self.progress)
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint that was written under the same settings."""

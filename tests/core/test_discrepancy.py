@@ -13,7 +13,7 @@ import xmodal_losses.functional as F
 from counting import Work
 from harness import two_samples, with_grad
 from tolerances import SAME
-from xmodal_losses._core.pairs.kernel_mean import MOST, Pool, spread
+from xmodal_losses._core.pairs.pool import MOST, Pool, spread
 from xmodal_losses.distribution.gaussian_family import gaussian_family
 
 

@@ -86,14 +86,16 @@ def row_weight(caller: str, name: str, weight: Tensor | None, z: Tensor) -> None
         )
 
 
-def pair_mask(caller: str, name: str, mask: Tensor | None, z: Tensor) -> None:
-    """Require a boolean for every pair of rows of one group."""
+def pair_mask(
+    caller: str, name: str, mask: Tensor | None, z: Tensor, columns: int
+) -> None:
+    """Require a boolean for every row of ``z`` and every one of so many columns."""
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"{caller}: {name} must be a boolean tensor, got {got}.")
-    shape = (*z.shape[:-1], z.shape[-2])
+    shape = (*z.shape[:-1], columns)
     if mask.shape != shape:
         raise ValueError(
             f"{caller}: {name} must be of shape {tuple(shape)}, one entry per pair of "

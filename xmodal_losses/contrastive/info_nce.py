@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from xmodal_losses._core import checks, moments, pairs, precision, reduce
+from xmodal_losses._core import checks, moments, pairs, precision, ranks, reduce
 from xmodal_losses._core.linalg import unit, within
 from xmodal_losses._core.modules import describe
 
@@ -64,6 +64,9 @@ def info_nce_terms(
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
     chunk_size: int | None = None,
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: pairs.Exchange | None = None,
 ) -> InfoNCETerms:
     """Return the two directions of InfoNCE, and what is known beside them for free.
 
@@ -81,6 +84,9 @@ def info_nce_terms(
         reduction: As in :func:`~xmodal_losses.functional.info_nce`; for the losses and
             the accuracies.
         chunk_size: As in :func:`~xmodal_losses.functional.info_nce`.
+        group: As in :func:`~xmodal_losses.functional.info_nce`.
+        grad_reduce: As in :func:`~xmodal_losses.functional.info_nce`.
+        exchange: As in :func:`~xmodal_losses.functional.info_nce`.
 
     Returns:
         ``a_to_b`` and ``b_to_a``, the losses; ``accuracy_a_to_b`` and
@@ -89,7 +95,7 @@ def info_nce_terms(
         ``(…, N)``, the logit of the ``positive`` and the log-sum-exps of the negatives
         of a_i and of b_i, ``log_sum_exp_a`` and ``log_sum_exp_b``.
     """
-    found = _contrast(
+    contrast = _contrast(
         "info_nce_terms",
         z_a,
         z_b,
@@ -104,14 +110,18 @@ def info_nce_terms(
         weight,
         reduction,
         chunk_size,
-    ).sides(peaks=True)
+        group,
+        grad_reduce,
+        exchange,
+    )
+    found = contrast.sides(peaks=True)
     assert found.columns is not None
     assert found.row_peaks is not None
     assert found.column_peaks is not None
     dtype = found.rows.dtype
 
     def reduced(value: Tensor) -> Tensor:
-        return reduce.rows(value.to(dtype), weight, reduction)
+        return reduce.rows(value.to(dtype), weight, reduction, contrast.ranks)
 
     return InfoNCETerms(
         reduced(_softplus(found.rows - found.positive)),
@@ -139,6 +149,9 @@ def info_nce(
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
     chunk_size: int | None = None,
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: pairs.Exchange | None = None,
 ) -> Tensor:
     """Return the InfoNCE loss of paired rows: (a_i, b_i) is the positive.
 
@@ -172,6 +185,13 @@ def info_nce(
         chunk_size: Edge of the largest tile of the N×N logits to hold at a time; the
             result is the same. None chooses by size and device. Masks told by ``ids``
             and ``positions`` are made for a tile at a time; ``exclude`` is N×N.
+        group: A process group whose ranks each have a part of the batch; the loss is
+            that of the parts joined along the first dimension. ``exclude`` of a batch
+            ``(N, D)`` is then ``(n, N)``, own rows by all. None: the batch is here.
+        grad_reduce: ``"mean"`` if gradients are averaged over ranks, as by DDP;
+            ``"sum"`` if they are added up.
+        exchange: How rows come from other ranks: ``"gather"``, all at once, or
+            ``"ring"``, one rank's after the other's. None chooses by size.
 
     Returns:
         Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. A row without negatives
@@ -204,6 +224,9 @@ def info_nce(
         weight,
         reduction,
         chunk_size,
+        group,
+        grad_reduce,
+        exchange,
     )
     directions = 2 if symmetric else 1
     return contrast.reduced(_row_loss, 1 / directions, weight, reduction)
@@ -224,6 +247,9 @@ def _contrast(
     weight: Tensor | None,
     reduction: reduce.Reduction,
     chunk_size: int | None,
+    group: ranks.Group | None,
+    grad_reduce: ranks.GradReduce,
+    exchange: pairs.Exchange | None,
 ) -> pairs.Contrast:
     """Check, and scale the rows so that their inner products are the logits."""
     _check_options(
@@ -236,8 +262,9 @@ def _contrast(
         reduction,
         chunk_size,
     )
-    checks.embeddings(caller, z_a, z_b, paired=True)
-    checks.pair_mask(caller, "exclude", exclude, z_a)
+    everyone = ranks.joined(caller, group, grad_reduce, exchange, pairs.EXCHANGES)
+    least = 1 if everyone is None else 0
+    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=least)
     checks.row_ids(caller, "ids", ids, z_a)
     checks.row_positions(caller, "positions", positions, z_a)
     if (positions is None) != (exclude_radius is None):
@@ -247,6 +274,21 @@ def _contrast(
             f"{'without' if positions is None else 'with'} positions."
         )
     checks.row_weight(caller, "weight", weight, z_a)
+    walk = None
+    if everyone is not None and z_a.ndim == 2:
+        negatives = "group"  # the batch is one
+    if everyone is not None and (z_a.ndim == 2 or negatives != "group"):
+        told = {
+            "exclude": exclude,
+            "ids": ids,
+            "positions": positions,
+            "weight": weight,
+        }
+        walk = pairs.meet(caller, everyone, exchange, z_a, z_b, negatives, told)
+    columns = z_a.shape[-2]
+    if walk is not None and z_a.ndim == 2:
+        columns = sum(walk.counts)
+    checks.pair_mask(caller, "exclude", exclude, z_a, columns)
 
     dtype = precision.compute_dtype(z_a, z_b)
     a, b = moments.drop(z_a.to(dtype), weight), moments.drop(z_b.to(dtype), weight)
@@ -273,6 +315,8 @@ def _contrast(
         precision.narrow_products(z_a, z_b),
         math.inf if lengths is None else lengths[0],  # a tensor's value is not known
         chunk_size,
+        everyone,
+        walk,
     )
 
 
@@ -330,6 +374,10 @@ class InfoNCELoss(nn.Module):
         exclude_radius: As in the function; ``positions`` are given to ``forward``.
         reduction: As in the function.
         chunk_size: As in the function.
+        gather: True: the default process group; or a process group, the ``group`` of
+            the function. False: the batch is here.
+        grad_reduce: As in the function.
+        exchange: As in the function.
 
     State: ``log_temperature``, a parameter of shape ``()``, if it is learned.
 
@@ -357,6 +405,9 @@ class InfoNCELoss(nn.Module):
         exclude_radius: float | None = None,
         reduction: reduce.Reduction = "mean",
         chunk_size: int | None = None,
+        gather: bool | ranks.Group = False,
+        grad_reduce: ranks.GradReduce = "mean",
+        exchange: pairs.Exchange | None = None,
     ) -> None:
         super().__init__()
         caller = "InfoNCELoss"
@@ -371,6 +422,7 @@ class InfoNCELoss(nn.Module):
             reduction,
             chunk_size,
         )
+        ranks.check_module(caller, gather, grad_reduce, exchange, pairs.EXCHANGES)
         checks.flag(caller, "learn_temperature", learn_temperature)
         if not isinstance(temperature_range, Sequence) or len(temperature_range) != 2:
             raise ValueError(
@@ -393,6 +445,9 @@ class InfoNCELoss(nn.Module):
         self.exclude_radius = exclude_radius
         self.reduction: reduce.Reduction = reduction
         self.chunk_size = chunk_size
+        self.gather = gather
+        self.grad_reduce: ranks.GradReduce = grad_reduce
+        self.exchange: pairs.Exchange | None = exchange
         if learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         else:
@@ -431,6 +486,9 @@ class InfoNCELoss(nn.Module):
             weight=weight,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
+            group=ranks.of_module("InfoNCELoss", self.gather),
+            grad_reduce=self.grad_reduce,
+            exchange=self.exchange,
         )
 
     def extra_repr(self) -> str:
@@ -449,4 +507,7 @@ class InfoNCELoss(nn.Module):
             "exclude_radius",
             "reduction",
             "chunk_size",
+            "gather",
+            "grad_reduce",
+            "exchange",
         )

@@ -30,13 +30,15 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from xmodal_losses._core import canonical, checks, moments, precision, reduce
+from xmodal_losses._core import canonical, checks, moments, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
 
 __all__ = ["DCCALoss", "dcca"]
 
 Objective: TypeAlias = Literal["trace", "frobenius"]
 OBJECTIVES = ("trace", "frobenius")
+# What the loss looks at, where the rows are not all here.
+_MOMENTS = frozenset({"aa", "bb", "ab"})
 
 
 def dcca(
@@ -49,6 +51,9 @@ def dcca(
     compute_dtype: torch.dtype = torch.float64,
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: moments.Exchange | None = None,
 ) -> Tensor:
     """Return minus the sum of the (squared) canonical correlations of paired rows.
 
@@ -66,6 +71,12 @@ def dcca(
         weight: Weights ≥ 0 of the rows, ``(…, N)``; their scale does not matter. A row
             of weight 0 is as if it were not there.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
+        group: A process group whose ranks each have a part of the batch; the loss is
+            that of the parts joined along the first dimension. None: the batch is here.
+        grad_reduce: ``"mean"`` if gradients are averaged over ranks, as by DDP;
+            ``"sum"`` if they are added up.
+        exchange: What goes between ranks: ``"statistics"``, sums of O(D²) moments, or
+            ``"gather"``, the rows. None chooses by size.
 
     Returns:
         Scalar, or ``(…)`` for ``reduction="none"``, in [−K, 0]. Dtype: that of the
@@ -88,12 +99,22 @@ def dcca(
         tensor(-2.)
     """
     _check_options("dcca", num_components, ridge, objective, compute_dtype, reduction)
-    checks.embeddings("dcca", z_a, z_b, paired=True, same_width=False, min_rows=2)
+    everyone = ranks.joined("dcca", group, grad_reduce, exchange, moments.EXCHANGES)
+    least = 2 if everyone is None else 0
+    checks.embeddings("dcca", z_a, z_b, paired=True, same_width=False, min_rows=least)
     checks.row_weight("dcca", "weight", weight, z_a)
     dtype = precision.compute_dtype(z_a, z_b)
     rows = torch.float32 if compute_dtype == torch.float32 else dtype
-    pair = moments.PairOfRows(
-        z_a.to(rows), z_b.to(rows), weight, weight, wide=compute_dtype
+    pair = moments.pair_of(
+        "dcca",
+        _MOMENTS,
+        z_a.to(rows),
+        z_b.to(rows),
+        weight,
+        weight,
+        ranks=everyone,
+        exchange=exchange,
+        wide=compute_dtype,
     )
     with precision.no_autocast(z_a):
         loss = _loss(pair, num_components, ridge, objective, reduction)
@@ -115,12 +136,14 @@ def _loss(
     if objective == "frobenius" and k == most:
         # No singular values needed, and differentiable as often as one likes.
         loss = -canonical.sum_of_squares(*covariances, ridge)
-        return reduce.problems(loss, pair.present, reduction)
+        return reduce.problems(loss, pair.present, reduction, pair.ranks)
 
     power = 1 if objective == "trace" else 2
     if not covariances[2].requires_grad:  # singular vectors are for the gradient
         rho = canonical.correlations(*covariances, ridge, k)
-        return reduce.problems(-(rho**power).sum(-1), pair.present, reduction)
+        return reduce.problems(
+            -(rho**power).sum(-1), pair.present, reduction, pair.ranks
+        )
 
     rho, a, b = canonical.correlations_and_directions(*covariances, ridge, k)
     slope = -power * rho ** (power - 1)
@@ -131,7 +154,7 @@ def _loss(
     # Eq. 12–13 of the paper: of Σf(ρ), f′ABᵀ to C_ab, −½f′ρAAᵀ to C_aa, −½f′ρBBᵀ.
     directions = moments.Directions(a, b, rho, slope)
     loss = pair.along(-(rho**power).sum(-1), directions)
-    return reduce.problems(loss, pair.present, reduction)
+    return reduce.problems(loss, pair.present, reduction, pair.ranks)
 
 
 def _check_options(
@@ -161,6 +184,10 @@ class DCCALoss(nn.Module):
         objective: As in the function.
         compute_dtype: As in the function.
         reduction: As in the function.
+        gather: True: the default process group; or a process group, the ``group`` of
+            the function. False: the batch is here.
+        grad_reduce: As in the function.
+        exchange: As in the function.
 
     State: none.
 
@@ -174,8 +201,7 @@ class DCCALoss(nn.Module):
         >>> xl.DCCALoss(num_components=10)(rgb, ir).backward()
     """
 
-    #: What the loss looks at, for batches that come in chunks.
-    _moments = frozenset({"aa", "bb", "ab"})
+    _moments = _MOMENTS
 
     def __init__(
         self,
@@ -185,6 +211,9 @@ class DCCALoss(nn.Module):
         objective: Objective = "trace",
         compute_dtype: torch.dtype = torch.float64,
         reduction: reduce.Reduction = "mean",
+        gather: bool | ranks.Group = False,
+        grad_reduce: ranks.GradReduce = "mean",
+        exchange: moments.Exchange | None = None,
     ) -> None:
         super().__init__()
         _check_options(
@@ -195,6 +224,10 @@ class DCCALoss(nn.Module):
         self.objective: Objective = objective
         self.compute_dtype = compute_dtype
         self.reduction: reduce.Reduction = reduction
+        ranks.check_module("DCCALoss", gather, grad_reduce, exchange, moments.EXCHANGES)
+        self.gather = gather
+        self.grad_reduce: ranks.GradReduce = grad_reduce
+        self.exchange: moments.Exchange | None = exchange
 
     def forward(
         self, z_a: Tensor, z_b: Tensor, *, weight: Tensor | None = None
@@ -209,6 +242,9 @@ class DCCALoss(nn.Module):
             compute_dtype=self.compute_dtype,
             weight=weight,
             reduction=self.reduction,
+            group=ranks.of_module("DCCALoss", self.gather),
+            grad_reduce=self.grad_reduce,
+            exchange=self.exchange,
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
@@ -219,5 +255,13 @@ class DCCALoss(nn.Module):
     def extra_repr(self) -> str:
         """Return the options."""
         return describe(
-            self, "num_components", "ridge", "objective", "compute_dtype", "reduction"
+            self,
+            "num_components",
+            "ridge",
+            "objective",
+            "compute_dtype",
+            "reduction",
+            "gather",
+            "grad_reduce",
+            "exchange",
         )

@@ -25,10 +25,13 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from xmodal_losses._core import checks, moments, precision, reduce
+from xmodal_losses._core import checks, moments, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
 
 __all__ = ["CORALLoss", "CORALTerms", "coral", "coral_terms"]
+
+# What the loss looks at, where the rows are not all here.
+_MOMENTS = frozenset({"aa", "bb", "mean_gap"})
 
 
 class CORALTerms(NamedTuple):
@@ -45,6 +48,9 @@ def coral_terms(
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: moments.Exchange | None = None,
 ) -> CORALTerms:
     """Return both terms of :func:`~xmodal_losses.functional.coral`.
 
@@ -54,15 +60,28 @@ def coral_terms(
         weight_a: As in :func:`~xmodal_losses.functional.coral`.
         weight_b: As in :func:`~xmodal_losses.functional.coral`.
         reduction: As in :func:`~xmodal_losses.functional.coral`.
+        group: As in :func:`~xmodal_losses.functional.coral`.
+        grad_reduce: As in :func:`~xmodal_losses.functional.coral`.
+        exchange: As in :func:`~xmodal_losses.functional.coral`.
 
     Returns:
         ``covariance``, ‖C_a − C_b‖²_F / 4D², and ``mean``, ‖μ_a − μ_b‖² / D; both ≥ 0.
     """
-    pair = _pair("coral_terms", z_a, z_b, weight_a, weight_b, reduction)
+    pair = _pair(
+        "coral_terms",
+        z_a,
+        z_b,
+        weight_a,
+        weight_b,
+        reduction,
+        group,
+        grad_reduce,
+        exchange,
+    )
     with precision.no_autocast(z_a):
         return CORALTerms(
-            reduce.problems(_covariance(pair), pair.present, reduction),
-            reduce.problems(_mean(pair), pair.present, reduction),
+            reduce.problems(_covariance(pair), pair.present, reduction, pair.ranks),
+            reduce.problems(_mean(pair), pair.present, reduction, pair.ranks),
         )
 
 
@@ -74,6 +93,9 @@ def coral(
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: moments.Exchange | None = None,
 ) -> Tensor:
     """Return the Deep CORAL loss of two batches, which need not be paired.
 
@@ -86,6 +108,12 @@ def coral(
             matter. A row of weight 0 is as if it were not there.
         weight_b: The same for ``z_b``, ``(…, M)``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
+        group: A process group whose ranks each have a part of the batch; the loss is
+            that of the parts joined along the first dimension. None: the batch is here.
+        grad_reduce: ``"mean"`` if gradients are averaged over ranks, as by DDP;
+            ``"sum"`` if they are added up.
+        exchange: What goes between ranks: ``"statistics"``, sums of O(D²) moments, or
+            ``"gather"``, the rows. None chooses by size.
 
     Returns:
         Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0, and 0 iff the covariances
@@ -105,7 +133,17 @@ def coral(
         tensor(25.)
     """
     checks.number("coral", "mean_weight", mean_weight, at_least=0.0)
-    pair = _pair("coral", z_a, z_b, weight_a, weight_b, reduction)
+    pair = _pair(
+        "coral",
+        z_a,
+        z_b,
+        weight_a,
+        weight_b,
+        reduction,
+        group,
+        grad_reduce,
+        exchange,
+    )
     with precision.no_autocast(z_a):
         return _loss(pair, mean_weight, reduction)
 
@@ -116,7 +154,7 @@ def _loss(
     loss = _covariance(pair)
     if mean_weight > 0:
         loss = loss + mean_weight * _mean(pair)
-    return reduce.problems(loss, pair.present, reduction)
+    return reduce.problems(loss, pair.present, reduction, pair.ranks)
 
 
 def _covariance(pair: moments.Pair) -> Tensor:
@@ -134,13 +172,27 @@ def _pair(
     weight_a: Tensor | None,
     weight_b: Tensor | None,
     reduction: reduce.Reduction,
+    group: ranks.Group | None,
+    grad_reduce: ranks.GradReduce,
+    exchange: moments.Exchange | None,
 ) -> moments.Pair:
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
-    checks.embeddings(caller, z_a, z_b, paired=False, min_rows=2)
+    everyone = ranks.joined(caller, group, grad_reduce, exchange, moments.EXCHANGES)
+    least = 2 if everyone is None else 0
+    checks.embeddings(caller, z_a, z_b, paired=False, min_rows=least)
     checks.row_weight(caller, "weight_a", weight_a, z_a)
     checks.row_weight(caller, "weight_b", weight_b, z_b)
     dtype = precision.compute_dtype(z_a, z_b)
-    return moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight_a, weight_b)
+    return moments.pair_of(
+        caller,
+        _MOMENTS,
+        z_a.to(dtype),
+        z_b.to(dtype),
+        weight_a,
+        weight_b,
+        ranks=everyone,
+        exchange=exchange,
+    )
 
 
 class CORALLoss(nn.Module):
@@ -149,6 +201,10 @@ class CORALLoss(nn.Module):
     Args:
         mean_weight: As in the function.
         reduction: As in the function.
+        gather: True: the default process group; or a process group, the ``group`` of
+            the function. False: the batch is here.
+        grad_reduce: As in the function.
+        exchange: As in the function.
 
     State: none.
 
@@ -163,17 +219,28 @@ class CORALLoss(nn.Module):
         >>> xl.CORALLoss(mean_weight=1.0)(rgb, ir).backward()
     """
 
-    #: What the loss looks at, for batches that come in chunks.
-    _moments = frozenset({"aa", "bb", "mean_gap"})
+    _moments = _MOMENTS
 
     def __init__(
-        self, *, mean_weight: float = 0.0, reduction: reduce.Reduction = "mean"
+        self,
+        *,
+        mean_weight: float = 0.0,
+        reduction: reduce.Reduction = "mean",
+        gather: bool | ranks.Group = False,
+        grad_reduce: ranks.GradReduce = "mean",
+        exchange: moments.Exchange | None = None,
     ) -> None:
         super().__init__()
         checks.number("CORALLoss", "mean_weight", mean_weight, at_least=0.0)
         checks.option("CORALLoss", "reduction", reduction, reduce.REDUCTIONS)
         self.mean_weight = mean_weight
         self.reduction: reduce.Reduction = reduction
+        ranks.check_module(
+            "CORALLoss", gather, grad_reduce, exchange, moments.EXCHANGES
+        )
+        self.gather = gather
+        self.grad_reduce: ranks.GradReduce = grad_reduce
+        self.exchange: moments.Exchange | None = exchange
 
     def forward(
         self,
@@ -191,6 +258,9 @@ class CORALLoss(nn.Module):
             weight_a=weight_a,
             weight_b=weight_b,
             reduction=self.reduction,
+            group=ranks.of_module("CORALLoss", self.gather),
+            grad_reduce=self.grad_reduce,
+            exchange=self.exchange,
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
@@ -198,4 +268,6 @@ class CORALLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the options."""
-        return describe(self, "mean_weight", "reduction")
+        return describe(
+            self, "mean_weight", "reduction", "gather", "grad_reduce", "exchange"
+        )

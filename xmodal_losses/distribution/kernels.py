@@ -120,11 +120,11 @@ class _ScaledKernel(Kernel):
 
     def sigma(self, pool: Pool) -> Tensor:
         """Return the bandwidth for every problem, ``(…, 1, 1)``."""
-        rows = pool.moments.rows
+        like = pool.like
         if isinstance(self.bandwidth, Tensor):
-            return self.bandwidth.to(rows.dtype)
+            return self.bandwidth.to(like.dtype)
         if not isinstance(self.bandwidth, str):
-            return rows.new_full((), self.bandwidth)
+            return like.new_full((), self.bandwidth)
         squared = (
             pool.mean_squared_distance()
             if self.bandwidth == "mean"
@@ -336,7 +336,7 @@ class PolynomialKernel(Kernel):
 
     def bind(self, pool: Pool) -> pairs.Kernel:
         """See :meth:`Kernel.bind`."""
-        gamma = 1 / pool.moments.rows.shape[-1] if self.gamma is None else self.gamma
+        gamma = 1 / pool.like.shape[-1] if self.gamma is None else self.gamma
         return lambda p: (gamma * p.inner() + self.coef0) ** self.degree
 
     def extra_repr(self) -> str:

@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from xmodal_losses._core import checks, moments, pairs, precision, reduce
+from xmodal_losses._core import checks, moments, pairs, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
 from xmodal_losses.distribution.gaussian_family import gaussian_family
 from xmodal_losses.distribution.kernels import GaussianKernel, Kernel, MultiKernel
@@ -52,6 +52,9 @@ def mmd(
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
     chunk_size: int | None = None,
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: pairs.Exchange | None = None,
 ) -> Tensor:
     """Return the squared maximum mean discrepancy of two batches.
 
@@ -71,6 +74,12 @@ def mmd(
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
         chunk_size: Edge of the largest tile of the pairs to hold at a time; the result
             is the same. None chooses by size and device.
+        group: A process group whose ranks each have a part of the batch; the loss is
+            that of the parts joined along the first dimension. None: the batch is here.
+        grad_reduce: ``"mean"`` if gradients are averaged over ranks, as by DDP;
+            ``"sum"`` if they are added up.
+        exchange: How rows come from other ranks: ``"gather"``, all at once, or
+            ``"ring"``, one rank's after the other's. None chooses by size.
 
     Returns:
         Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0 if biased, of either sign if
@@ -93,12 +102,14 @@ def mmd(
     _check_kernel("mmd", kernel)
     if chunk_size is not None:
         checks.count("mmd", "chunk_size", chunk_size)
+    everyone = ranks.joined("mmd", group, grad_reduce, exchange, pairs.EXCHANGES)
+    least = 1 if estimator == "biased" else 2
     checks.embeddings(
         "mmd",
         z_a,
         z_b,
         paired=estimator in ("paired", "linear"),
-        min_rows=1 if estimator == "biased" else 2,
+        min_rows=least if everyone is None else 0,
     )
     checks.row_weight("mmd", "weight_a", weight_a, z_a)
     checks.row_weight("mmd", "weight_b", weight_b, z_b)
@@ -115,6 +126,14 @@ def mmd(
         w_y = None if weight_b is None else weight_b.to(dtype)
         if estimator == "paired":
             w_x = w_y = _product(w_x, w_y)
+        walks = None
+        if everyone is not None and x.ndim == 2:
+            walks = pairs.meet_both("mmd", everyone, exchange, x, y, w_x, w_y)
+            w_x = None if w_x is None else w_x.detach()
+            w_y = None if w_y is None else w_y.detach()
+            if estimator == "linear":  # pairs of rows, which may be on two ranks
+                x, y = (everyone.rows(z, walks[0].counts) for z in (x, y))
+                walks = None
         if estimator == "linear":
             even = x.shape[-2] // 2 * 2
             # One leading dimension more, for the pairs of rows of `_linear`.
@@ -124,8 +143,8 @@ def mmd(
         constant = not any(w is not None and w.requires_grad for w in (w_x, w_y))
         family = gaussian_family(kernel) if constant else None
         x, y = moments.drop(x, w_x), moments.drop(y, w_y)
-        pool = pairs.Pool(torch.cat((x, y), -2), _concatenate(x, y, w_x, w_y))
         weighted = w_x is not None or w_y is not None
+        pool = _pool(x, y, w_x, w_y, walks)
         if kernel.shift == "invariant" or (
             kernel.shift == "balanced" and not (weighted and estimator == "unbiased")
         ):
@@ -142,17 +161,31 @@ def mmd(
                 k, sigma = family.bind(pool)
                 x, y = x / sigma, y / sigma
             del pool  # as large as both batches
-            value = pairs.discrepancy(
-                k,
-                x,
-                y,
-                w_x,
-                w_y,
-                inside=estimator != "biased",
-                across=estimator == "paired",
-                chunk_size=chunk_size,
-            )
-        return reduce.problems(value, reduce.present(w_x, w_y), reduction)
+            inside, across = estimator != "biased", estimator == "paired"
+            if walks is None:
+                value = pairs.discrepancy(
+                    k,
+                    x,
+                    y,
+                    w_x,
+                    w_y,
+                    inside=inside,
+                    across=across,
+                    chunk_size=chunk_size,
+                )
+            else:
+                value = pairs.discrepancy_across_ranks(
+                    k,
+                    pairs.Batch(x, w_x),
+                    pairs.Batch(y, w_y),
+                    inside=inside,
+                    across=across,
+                    chunk_size=chunk_size,
+                    walks=walks,
+                )
+        # Without weight anywhere, the mean over pairs on all ranks is 0 already.
+        present = reduce.present(w_x, w_y) if walks is None else None
+        return reduce.problems(value, present, reduction, everyone)
 
 
 def _product(u: Tensor | None, v: Tensor | None) -> Tensor | None:
@@ -161,15 +194,22 @@ def _product(u: Tensor | None, v: Tensor | None) -> Tensor | None:
     return u * v
 
 
-def _concatenate(
-    x: Tensor, y: Tensor, w_x: Tensor | None, w_y: Tensor | None
-) -> Tensor | None:
-    """Return the weights of the pooled rows, 1 for a batch without; None for none."""
-    if w_x is None and w_y is None:
-        return None
-    w_x = x.new_ones(x.shape[:-1]) if w_x is None else w_x
-    w_y = y.new_ones(y.shape[:-1]) if w_y is None else w_y
-    return torch.cat((w_x, w_y), -1)
+def _pool(
+    x: Tensor,
+    y: Tensor,
+    w_x: Tensor | None,
+    w_y: Tensor | None,
+    walks: tuple[pairs.Walk, pairs.Walk] | None,
+) -> pairs.Pool:
+    """Return the pooled sample; a batch without weights, beside one with, has 1."""
+    if w_x is not None or w_y is not None:
+        w_x = x.new_ones(x.shape[:-1]) if w_x is None else w_x
+        w_y = y.new_ones(y.shape[:-1]) if w_y is None else w_y
+    if walks is not None:
+        counts = [walk.counts for walk in walks]
+        return pairs.PoolAcrossRanks(x, y, w_x, w_y, walks[0].ranks, counts)
+    weight = None if w_x is None or w_y is None else torch.cat((w_x, w_y), -1)
+    return pairs.Pool(torch.cat((x, y), -2), weight)
 
 
 def _linear(k: pairs.Kernel, x: Tensor, y: Tensor) -> Tensor:
@@ -206,6 +246,10 @@ class MMDLoss(nn.Module):
         estimator: As in the function.
         reduction: As in the function.
         chunk_size: As in the function.
+        gather: True: the default process group; or a process group, the ``group`` of
+            the function. False: the batch is here.
+        grad_reduce: As in the function.
+        exchange: As in the function.
 
     State: that of the kernel.
 
@@ -227,6 +271,9 @@ class MMDLoss(nn.Module):
         estimator: Estimator = "biased",
         reduction: reduce.Reduction = "mean",
         chunk_size: int | None = None,
+        gather: bool | ranks.Group = False,
+        grad_reduce: ranks.GradReduce = "mean",
+        exchange: pairs.Exchange | None = None,
     ) -> None:
         super().__init__()
         _check_kernel("MMDLoss", kernel)
@@ -238,6 +285,10 @@ class MMDLoss(nn.Module):
         self.estimator: Estimator = estimator
         self.reduction: reduce.Reduction = reduction
         self.chunk_size = chunk_size
+        ranks.check_module("MMDLoss", gather, grad_reduce, exchange, pairs.EXCHANGES)
+        self.gather = gather
+        self.grad_reduce: ranks.GradReduce = grad_reduce
+        self.exchange: pairs.Exchange | None = exchange
 
     def forward(
         self,
@@ -257,9 +308,20 @@ class MMDLoss(nn.Module):
             weight_b=weight_b,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
+            group=ranks.of_module("MMDLoss", self.gather),
+            grad_reduce=self.grad_reduce,
+            exchange=self.exchange,
         )
 
     def extra_repr(self) -> str:
         """Return the options."""
-        shown = describe(self, "estimator", "reduction", "chunk_size")
+        shown = describe(
+            self,
+            "estimator",
+            "reduction",
+            "chunk_size",
+            "gather",
+            "grad_reduce",
+            "exchange",
+        )
         return shown if self.kernel is not None else f"kernel=None, {shown}"

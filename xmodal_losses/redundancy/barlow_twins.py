@@ -24,10 +24,13 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from xmodal_losses._core import checks, moments, precision, reduce
+from xmodal_losses._core import checks, moments, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
 
 __all__ = ["BarlowTwinsLoss", "BarlowTwinsTerms", "barlow_twins", "barlow_twins_terms"]
+
+# What the loss looks at, where the rows are not all here.
+_MOMENTS = frozenset({"ab", "variance_a", "variance_b"})
 
 
 class BarlowTwinsTerms(NamedTuple):
@@ -44,6 +47,9 @@ def barlow_twins_terms(
     eps: float = 0.0,
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: moments.Exchange | None = None,
 ) -> BarlowTwinsTerms:
     """Return both terms of :func:`~xmodal_losses.functional.barlow_twins`.
 
@@ -53,11 +59,24 @@ def barlow_twins_terms(
         eps: As in :func:`~xmodal_losses.functional.barlow_twins`.
         weight: As in :func:`~xmodal_losses.functional.barlow_twins`.
         reduction: As in :func:`~xmodal_losses.functional.barlow_twins`.
+        group: As in :func:`~xmodal_losses.functional.barlow_twins`.
+        grad_reduce: As in :func:`~xmodal_losses.functional.barlow_twins`.
+        exchange: As in :func:`~xmodal_losses.functional.barlow_twins`.
 
     Returns:
         ``invariance``, Σ(1 − C_ii)², and ``redundancy``, Σ_{i≠j} C_ij²; both ≥ 0.
     """
-    pair = _pair("barlow_twins_terms", z_a, z_b, eps, weight, reduction)
+    pair = _pair(
+        "barlow_twins_terms",
+        z_a,
+        z_b,
+        eps,
+        weight,
+        reduction,
+        group,
+        grad_reduce,
+        exchange,
+    )
     with precision.no_autocast(z_a):
         return _terms(pair, eps, reduction)
 
@@ -70,6 +89,9 @@ def barlow_twins(
     eps: float = 0.0,
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: moments.Exchange | None = None,
 ) -> Tensor:
     """Return the Barlow Twins loss of paired rows.
 
@@ -86,6 +108,12 @@ def barlow_twins(
         weight: Weights ≥ 0 of the rows, ``(…, N)``; their scale does not matter. A row
             of weight 0 is as if it were not there.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
+        group: A process group whose ranks each have a part of the batch; the loss is
+            that of the parts joined along the first dimension. None: the batch is here.
+        grad_reduce: ``"mean"`` if gradients are averaged over ranks, as by DDP;
+            ``"sum"`` if they are added up.
+        exchange: What goes between ranks: ``"statistics"``, sums of O(D²) moments, or
+            ``"gather"``, the rows. None chooses by size.
 
     Returns:
         Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0. Dtype: that of the inputs,
@@ -108,7 +136,17 @@ def barlow_twins(
         tensor(8.)
     """
     checks.number("barlow_twins", "redundancy_weight", redundancy_weight, at_least=0.0)
-    pair = _pair("barlow_twins", z_a, z_b, eps, weight, reduction)
+    pair = _pair(
+        "barlow_twins",
+        z_a,
+        z_b,
+        eps,
+        weight,
+        reduction,
+        group,
+        grad_reduce,
+        exchange,
+    )
     with precision.no_autocast(z_a):
         return _loss(pair, redundancy_weight, eps, reduction)
 
@@ -128,8 +166,10 @@ def _terms(
 ) -> BarlowTwinsTerms:
     one_minus_c, redundancy = pair.correlation(eps)
     return BarlowTwinsTerms(
-        reduce.problems(one_minus_c.square().sum(-1), pair.present, reduction),
-        reduce.problems(redundancy, pair.present, reduction),
+        reduce.problems(
+            one_minus_c.square().sum(-1), pair.present, reduction, pair.ranks
+        ),
+        reduce.problems(redundancy, pair.present, reduction, pair.ranks),
     )
 
 
@@ -140,13 +180,27 @@ def _pair(
     eps: float,
     weight: Tensor | None,
     reduction: reduce.Reduction,
+    group: ranks.Group | None,
+    grad_reduce: ranks.GradReduce,
+    exchange: moments.Exchange | None,
 ) -> moments.Pair:
     checks.number(caller, "eps", eps, at_least=0.0)
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
-    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
+    everyone = ranks.joined(caller, group, grad_reduce, exchange, moments.EXCHANGES)
+    least = 2 if everyone is None else 0
+    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=least)
     checks.row_weight(caller, "weight", weight, z_a)
     dtype = precision.compute_dtype(z_a, z_b)
-    return moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
+    return moments.pair_of(
+        caller,
+        _MOMENTS,
+        z_a.to(dtype),
+        z_b.to(dtype),
+        weight,
+        weight,
+        ranks=everyone,
+        exchange=exchange,
+    )
 
 
 class BarlowTwinsLoss(nn.Module):
@@ -156,6 +210,10 @@ class BarlowTwinsLoss(nn.Module):
         redundancy_weight: As in the function.
         eps: As in the function.
         reduction: As in the function.
+        gather: True: the default process group; or a process group, the ``group`` of
+            the function. False: the batch is here.
+        grad_reduce: As in the function.
+        exchange: As in the function.
 
     State: none.
 
@@ -169,8 +227,7 @@ class BarlowTwinsLoss(nn.Module):
         >>> xl.BarlowTwinsLoss()(rgb, ir).backward()
     """
 
-    #: What the loss looks at, for batches that come in chunks.
-    _moments = frozenset({"ab", "variance_a", "variance_b"})
+    _moments = _MOMENTS
 
     def __init__(
         self,
@@ -178,6 +235,9 @@ class BarlowTwinsLoss(nn.Module):
         redundancy_weight: float = 5e-3,
         eps: float = 0.0,
         reduction: reduce.Reduction = "mean",
+        gather: bool | ranks.Group = False,
+        grad_reduce: ranks.GradReduce = "mean",
+        exchange: moments.Exchange | None = None,
     ) -> None:
         super().__init__()
         caller = "BarlowTwinsLoss"
@@ -187,6 +247,10 @@ class BarlowTwinsLoss(nn.Module):
         self.redundancy_weight = redundancy_weight
         self.eps = eps
         self.reduction: reduce.Reduction = reduction
+        ranks.check_module(caller, gather, grad_reduce, exchange, moments.EXCHANGES)
+        self.gather = gather
+        self.grad_reduce: ranks.GradReduce = grad_reduce
+        self.exchange: moments.Exchange | None = exchange
 
     def forward(
         self, z_a: Tensor, z_b: Tensor, *, weight: Tensor | None = None
@@ -199,6 +263,9 @@ class BarlowTwinsLoss(nn.Module):
             eps=self.eps,
             weight=weight,
             reduction=self.reduction,
+            group=ranks.of_module("BarlowTwinsLoss", self.gather),
+            grad_reduce=self.grad_reduce,
+            exchange=self.exchange,
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
@@ -206,4 +273,12 @@ class BarlowTwinsLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the options."""
-        return describe(self, "redundancy_weight", "eps", "reduction")
+        return describe(
+            self,
+            "redundancy_weight",
+            "eps",
+            "reduction",
+            "gather",
+            "grad_reduce",
+            "exchange",
+        )

@@ -30,13 +30,15 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from xmodal_losses._core import checks, linalg, moments, precision, reduce
+from xmodal_losses._core import checks, linalg, moments, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
 
 __all__ = ["VICRegLoss", "VICRegTerms", "vicreg", "vicreg_terms"]
 
 Convention: TypeAlias = Literal["official", "algorithm1", "paper"]
 CONVENTIONS = ("official", "algorithm1", "paper")
+# What the loss looks at, where the rows are not all here.
+_MOMENTS = frozenset({"aa", "bb", "square_gap"})
 
 
 class VICRegTerms(NamedTuple):
@@ -56,6 +58,9 @@ def vicreg_terms(
     convention: Convention = "official",
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: moments.Exchange | None = None,
 ) -> VICRegTerms:
     """Return the three terms of :func:`~xmodal_losses.functional.vicreg`.
 
@@ -67,13 +72,16 @@ def vicreg_terms(
         convention: As in :func:`~xmodal_losses.functional.vicreg`.
         weight: As in :func:`~xmodal_losses.functional.vicreg`.
         reduction: As in :func:`~xmodal_losses.functional.vicreg`.
+        group: As in :func:`~xmodal_losses.functional.vicreg`.
+        grad_reduce: As in :func:`~xmodal_losses.functional.vicreg`.
+        exchange: As in :func:`~xmodal_losses.functional.vicreg`.
 
     Returns:
         ``invariance`` s, ``variance`` (both modalities, with the ½ if the convention
         has it) and ``covariance`` c(A) + c(B); all ≥ 0.
     """
     _check_options("vicreg_terms", target_std, eps, convention, reduction)
-    pair = _pair("vicreg_terms", z_a, z_b, weight)
+    pair = _pair("vicreg_terms", z_a, z_b, weight, group, grad_reduce, exchange)
     with precision.no_autocast(z_a):
         return _terms(pair, target_std, eps, convention, reduction)
 
@@ -90,6 +98,9 @@ def vicreg(
     convention: Convention = "official",
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
+    group: ranks.Group | None = None,
+    grad_reduce: ranks.GradReduce = "mean",
+    exchange: moments.Exchange | None = None,
 ) -> Tensor:
     """Return the VICReg loss of paired rows.
 
@@ -110,6 +121,12 @@ def vicreg(
         weight: Weights ≥ 0 of the rows, ``(…, N)``; their scale does not matter. A row
             of weight 0 is as if it were not there.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
+        group: A process group whose ranks each have a part of the batch; the loss is
+            that of the parts joined along the first dimension. None: the batch is here.
+        grad_reduce: ``"mean"`` if gradients are averaged over ranks, as by DDP;
+            ``"sum"`` if they are added up.
+        exchange: What goes between ranks: ``"statistics"``, sums of O(D²) moments, or
+            ``"gather"``, the rows. None chooses by size.
 
     Returns:
         Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0. Dtype: that of the inputs,
@@ -129,7 +146,7 @@ def vicreg(
     """
     _check_weights("vicreg", invariance_weight, variance_weight, covariance_weight)
     _check_options("vicreg", target_std, eps, convention, reduction)
-    pair = _pair("vicreg", z_a, z_b, weight)
+    pair = _pair("vicreg", z_a, z_b, weight, group, grad_reduce, exchange)
     with precision.no_autocast(z_a):
         terms = _terms(pair, target_std, eps, convention, reduction)
     return _sum(terms, invariance_weight, variance_weight, covariance_weight)
@@ -162,17 +179,36 @@ def _terms(
         variance = variance / 2
     covariance = (a.off_diagonal + b.off_diagonal) / pair.width
     return VICRegTerms(
-        reduce.problems(invariance, pair.present, reduction),
-        reduce.problems(variance, pair.present, reduction),
-        reduce.problems(covariance, pair.present, reduction),
+        reduce.problems(invariance, pair.present, reduction, pair.ranks),
+        reduce.problems(variance, pair.present, reduction, pair.ranks),
+        reduce.problems(covariance, pair.present, reduction, pair.ranks),
     )
 
 
-def _pair(caller: str, z_a: Tensor, z_b: Tensor, weight: Tensor | None) -> moments.Pair:
-    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=2)
+def _pair(
+    caller: str,
+    z_a: Tensor,
+    z_b: Tensor,
+    weight: Tensor | None,
+    group: ranks.Group | None,
+    grad_reduce: ranks.GradReduce,
+    exchange: moments.Exchange | None,
+) -> moments.Pair:
+    everyone = ranks.joined(caller, group, grad_reduce, exchange, moments.EXCHANGES)
+    least = 2 if everyone is None else 0
+    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=least)
     checks.row_weight(caller, "weight", weight, z_a)
     dtype = precision.compute_dtype(z_a, z_b)
-    return moments.PairOfRows(z_a.to(dtype), z_b.to(dtype), weight, weight)
+    return moments.pair_of(
+        caller,
+        _MOMENTS,
+        z_a.to(dtype),
+        z_b.to(dtype),
+        weight,
+        weight,
+        ranks=everyone,
+        exchange=exchange,
+    )
 
 
 def _check_weights(
@@ -203,6 +239,10 @@ class VICRegLoss(nn.Module):
         eps: As in the function.
         convention: As in the function.
         reduction: As in the function.
+        gather: True: the default process group; or a process group, the ``group`` of
+            the function. False: the batch is here.
+        grad_reduce: As in the function.
+        exchange: As in the function.
 
     State: none.
 
@@ -216,8 +256,7 @@ class VICRegLoss(nn.Module):
         >>> xl.VICRegLoss()(rgb, ir).backward()
     """
 
-    #: What the loss looks at, for batches that come in chunks.
-    _moments = frozenset({"aa", "bb", "square_gap"})
+    _moments = _MOMENTS
 
     def __init__(
         self,
@@ -229,6 +268,9 @@ class VICRegLoss(nn.Module):
         eps: float = 1e-4,
         convention: Convention = "official",
         reduction: reduce.Reduction = "mean",
+        gather: bool | ranks.Group = False,
+        grad_reduce: ranks.GradReduce = "mean",
+        exchange: moments.Exchange | None = None,
     ) -> None:
         super().__init__()
         caller = "VICRegLoss"
@@ -241,6 +283,12 @@ class VICRegLoss(nn.Module):
         self.eps = eps
         self.convention: Convention = convention
         self.reduction: reduce.Reduction = reduction
+        ranks.check_module(
+            "VICRegLoss", gather, grad_reduce, exchange, moments.EXCHANGES
+        )
+        self.gather = gather
+        self.grad_reduce: ranks.GradReduce = grad_reduce
+        self.exchange: moments.Exchange | None = exchange
 
     def forward(
         self, z_a: Tensor, z_b: Tensor, *, weight: Tensor | None = None
@@ -257,6 +305,9 @@ class VICRegLoss(nn.Module):
             convention=self.convention,
             weight=weight,
             reduction=self.reduction,
+            group=ranks.of_module("VICRegLoss", self.gather),
+            grad_reduce=self.grad_reduce,
+            exchange=self.exchange,
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
@@ -276,4 +327,7 @@ class VICRegLoss(nn.Module):
             "eps",
             "convention",
             "reduction",
+            "gather",
+            "grad_reduce",
+            "exchange",
         )

@@ -5,6 +5,7 @@ the energy off a diagonal). Who answers, and how, is decided here.
 """
 
 from xmodal_losses._core.moments.accumulated import Accumulator
+from xmodal_losses._core.moments.across_ranks import EXCHANGES, Exchange, pair_of
 from xmodal_losses._core.moments.pair import Pair, Spread
 from xmodal_losses._core.moments.products import Directions
 from xmodal_losses._core.moments.rows import (
@@ -16,13 +17,16 @@ from xmodal_losses._core.moments.rows import (
 )
 
 __all__ = [
+    "EXCHANGES",
     "Accumulator",
     "Directions",
+    "Exchange",
     "Moments",
     "Pair",
     "PairOfRows",
     "Spread",
     "drop",
     "moments",
+    "pair_of",
     "variance",
 ]

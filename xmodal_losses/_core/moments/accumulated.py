@@ -4,6 +4,8 @@ The sums are float64, about a common mean, and merged by the update of
 :cite:t:`chan1983algorithms`: as exact as if all rows had been there at once.
 """
 
+import copy
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from xmodal_losses._core.linalg import negligible
 from xmodal_losses._core.moments.pair import Pair, Spread
 from xmodal_losses._core.moments.products import Directions
 from xmodal_losses._core.moments.rows import drop
+from xmodal_losses._core.ranks import Ranks
 from xmodal_losses._core.reduce import inverse
 
 
@@ -24,12 +27,14 @@ class Summary(NamedTuple):
     present: Tensor
     total_over_dof: Tensor  # (…)
     moments: dict[str, Tensor]
+    dtype: torch.dtype = torch.float64  # of what is returned, but for covariances
+    ranks: Ranks | None = None
 
     def mean_gap(self) -> Tensor:
-        return self.moments["mean_gap"]
+        return self.moments["mean_gap"].to(self.dtype)
 
     def mean_square_gap(self) -> Tensor:
-        return self.moments["square_gap"]
+        return self.moments["square_gap"].to(self.dtype)
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.moments["aa"], self.moments["bb"], self.moments["ab"]
@@ -46,11 +51,15 @@ class Summary(NamedTuple):
         return value + (f - f.detach())
 
     def covariance_gap(self) -> Tensor:
-        return (self.moments["aa"] - self.moments["bb"]).square().sum((-2, -1))
+        gap = self.moments["aa"] - self.moments["bb"]
+        return gap.square().sum((-2, -1)).to(self.dtype)
 
     def spreads(self) -> tuple[Spread, Spread]:
         a, b = (
-            Spread(c.diagonal(dim1=-2, dim2=-1), _off_diagonal_energy(c))
+            Spread(
+                c.diagonal(dim1=-2, dim2=-1).to(self.dtype),
+                _off_diagonal_energy(c).to(self.dtype),
+            )
             for c in (self.moments["aa"], self.moments["bb"])
         )
         return a, b
@@ -64,7 +73,8 @@ class Summary(NamedTuple):
             scale = squares.masked_fill(constant, 1.0).rsqrt()
             scales.append(scale.masked_fill(constant, 0.0))
         r = scales[0].unsqueeze(-1) * self.moments["ab"] * scales[1].unsqueeze(-2)
-        return 1 - r.diagonal(dim1=-2, dim2=-1), _off_diagonal_energy(r)
+        one_minus = 1 - r.diagonal(dim1=-2, dim2=-1)
+        return one_minus.to(self.dtype), _off_diagonal_energy(r).to(self.dtype)
 
 
 def _off_diagonal_energy(c: Tensor) -> Tensor:
@@ -104,19 +114,51 @@ class Accumulator:
             squares = (z_a - z_b).square().sum(-1)
             self._square_gap = self._square_gap + (w_a * squares).sum(-1)
 
+    def joined(self, ranks: Ranks) -> "Accumulator":
+        """Return what all ranks have taken in together; this one may take in more."""
+        out = copy.copy(self)
+        out._a, out._b = copy.copy(self._a), copy.copy(self._b)
+        out._products = dict(self._products)
+        out.join(ranks)
+        return out
+
+    def join(self, ranks: Ranks) -> None:
+        """Join what all ranks have taken in: each has the moments of all then."""
+        sides = self._a, self._b
+        origins = ranks.maxima([side.lower_origin() for side in sides])
+        for side, origin in zip(sides, origins, strict=True):
+            side.move(origin)
+        totals = ranks.sums([total for side in sides for total in side.totals()])
+        x, y = self._a.join(*totals[:3]), self._b.join(*totals[3:])
+        parts = [side.squares for side in sides] + [self._square_gap]
+        for name, product in self._products.items():
+            left, right = {"aa": (x, x), "bb": (y, y), "ab": (x, y)}[name]
+            product = product + left.mT @ right
+            parts.append(product if name == "ab" else _triangle(product))
+        parts = ranks.sums(parts)
+        self._a.squares, self._b.squares, self._square_gap = parts[:3]
+        for name, part in zip(self._products, parts[3:], strict=True):
+            self._products[name] = part if name == "ab" else _symmetric(part)
+
     def solve(self, loss: Callable[[Pair], Tensor]) -> Tensor:
         """Return the loss of what has been taken in, and keep its derivatives."""
         with torch.enable_grad():
-            summary = self._summary()
+            summary = self.summary()
+            for moment in summary.moments.values():
+                moment.requires_grad_()
             value = loss(summary)
             # A term of weight 0 does not look at its moments.
             slopes = torch.autograd.grad(
                 value, list(summary.moments.values()), materialize_grads=True
             )
-        self._slopes = dict(zip(summary.moments, slopes, strict=True))
-        for name in self._slopes.keys() & {"aa", "bb"}:  # of XᵀX: X(G + Gᵀ)
-            self._slopes[name] = self._slopes[name] + self._slopes[name].mT
+        self.take(dict(zip(summary.moments, slopes, strict=True)))
         return value.detach()
+
+    def take(self, slopes: dict[str, Tensor]) -> None:
+        """Take the derivatives by the moments, for :meth:`gradients`."""
+        self._slopes = dict(slopes)
+        for name in slopes.keys() & {"aa", "bb"}:  # of XᵀX: X(G + Gᵀ)
+            self._slopes[name] = slopes[name] + slopes[name].mT
 
     def gradients(
         self, z_a: Tensor, z_b: Tensor, weight_a: Tensor | None, weight_b: Tensor | None
@@ -152,8 +194,8 @@ class Accumulator:
             grad_y -= gap
         return w_a.unsqueeze(-1) * grad_x, w_b.unsqueeze(-1) * grad_y
 
-    def _summary(self) -> Summary:
-        """Return the moments, as leaves of a new graph."""
+    def summary(self) -> Summary:
+        """Return the moments of what has been taken in."""
         a, b = self._a, self._b
         over_a, over_b = a.over_dof(), b.over_dof()
         moments = {
@@ -171,8 +213,25 @@ class Accumulator:
             a.mean.shape[-1],
             (a.total > 0) & (b.total > 0),
             a.total * over_a,
-            {name: moments[name].requires_grad_() for name in sorted(self._names)},
+            {name: moments[name] for name in sorted(self._names)},
         )
+
+
+def _triangle(c: Tensor) -> Tensor:
+    """Return the upper half of a symmetric matrix."""
+    d = c.shape[-1]
+    i, j = torch.triu_indices(d, d, device=c.device)
+    return c[..., i, j]
+
+
+def _symmetric(triangle: Tensor) -> Tensor:
+    """Return the matrix whose upper half is known."""
+    d = (math.isqrt(8 * triangle.shape[-1] + 1) - 1) // 2
+    i, j = torch.triu_indices(d, d, device=triangle.device)
+    out = triangle.new_empty((*triangle.shape[:-1], d, d))
+    out[..., i, j] = triangle
+    out[..., j, i] = triangle
+    return out
 
 
 def _wide(z: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -201,6 +260,8 @@ class _Side:
         They are √w·(z − mean of the chunk), and one more for the distance of that mean
         from the mean so far.
         """
+        if not z.shape[-2]:
+            return z
         # A row as the origin, as for rows in memory: a constant column is exactly 0.
         heaviest = weight.argmax(-1)[..., None, None].expand_as(self.origin)
         first = (self.total == 0)[..., None, None]
@@ -219,6 +280,36 @@ class _Side:
         self.squared_total = self.squared_total + weight.square().sum(-1)
         self.squares = self.squares + rows.square().sum(-2)
         return rows
+
+    def lower_origin(self) -> Tensor:
+        """Return the origin, −inf where there are no rows.
+
+        The largest of all ranks is one for all: about it, a constant column is exactly
+        0 everywhere.
+        """
+        return self.origin.masked_fill((self.total == 0)[..., None, None], -torch.inf)
+
+    def move(self, origin: Tensor) -> None:
+        """Measure from another origin."""
+        origin = origin.masked_fill(origin == -torch.inf, 0.0)
+        self.mean = self.mean + (self.origin - origin)
+        self.origin = origin
+
+    def totals(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what adds up over ranks: Σw, Σw² and Σwz."""
+        return self.total, self.squared_total, self.total[..., None, None] * self.mean
+
+    def join(self, total: Tensor, squared_total: Tensor, weighted: Tensor) -> Tensor:
+        """Take the totals of all ranks; return √Σw·(own mean − mean of all).
+
+        Its products are what scatters about the own mean lack of those about that of
+        all. Its squares are in ``squares`` afterwards.
+        """
+        mean = weighted * inverse(total)[..., None, None]
+        between = self.total.sqrt()[..., None, None] * (self.mean - mean)
+        self.squares = self.squares + between.square().sum(-2)
+        self.total, self.squared_total, self.mean = total, squared_total, mean
+        return between
 
     def over_dof(self) -> Tensor:
         return inverse(self.total - self.squared_total * inverse(self.total))

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from xmodal_losses._core.moments.products import Directions
+from xmodal_losses._core.ranks import Ranks
 
 
 class Spread(NamedTuple):
@@ -30,6 +31,10 @@ class Pair(Protocol):
     @property
     def present(self) -> Tensor | None:
         """Which problems have rows of positive weight on both sides; None: all."""
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The ranks that the problems, or the rows of the only one, lie on."""
 
     def mean_gap(self) -> Tensor:
         """Return μ_a − μ_b, ``(…, D)``."""

@@ -9,6 +9,7 @@ from xmodal_losses._core import linalg, reduce
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.moments import energy, products
 from xmodal_losses._core.moments.pair import Spread
+from xmodal_losses._core.ranks import Ranks
 from xmodal_losses._core.reduce import inverse
 
 
@@ -191,6 +192,7 @@ class PairOfRows:
         weight_a: ``(…, N)``, or None.
         weight_b: ``(…, M)``, or None.
         wide: Dtype of :meth:`covariances`.
+        ranks: Where other problems, or the same rows, are.
     """
 
     def __init__(
@@ -201,7 +203,9 @@ class PairOfRows:
         weight_b: Tensor | None = None,
         *,
         wide: torch.dtype = torch.float64,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks
         self._sides = ((z_a, weight_a), (z_b, weight_b))
         self._dtype = wide
         self._wide: tuple[products.Centred, products.Centred, int] | None = None

@@ -4,21 +4,43 @@ Contrastive losses ask for the log-sum-exp of each row's negatives, kernel losse
 the mean of a kernel over the pairs. How the N×M matrix is walked is decided here.
 """
 
-from xmodal_losses._core.pairs.contrast import NEGATIVES, Contrast, Negatives
+from xmodal_losses._core.pairs.across_ranks import (
+    EXCHANGES,
+    NEGATIVES,
+    Exchange,
+    Negatives,
+    Walk,
+    meet,
+    meet_both,
+)
+from xmodal_losses._core.pairs.contrast import Contrast
 from xmodal_losses._core.pairs.discrepancy import discrepancy
+from xmodal_losses._core.pairs.discrepancy_across_ranks import (
+    Batch,
+    discrepancy_across_ranks,
+)
 from xmodal_losses._core.pairs.gaussians import Mixture
-from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs, Pool
+from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
 from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes
+from xmodal_losses._core.pairs.pool import Pool, PoolAcrossRanks
 
 __all__ = [
+    "EXCHANGES",
     "NEGATIVES",
+    "Batch",
     "Contrast",
+    "Exchange",
     "Kernel",
     "Mixture",
     "Negatives",
     "Pairs",
     "Pool",
+    "PoolAcrossRanks",
     "Sides",
     "Slopes",
+    "Walk",
     "discrepancy",
+    "discrepancy_across_ranks",
+    "meet",
+    "meet_both",
 ]

@@ -1,20 +1,24 @@
 """Paired rows against their negatives: which those are, and how they are walked."""
 
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xmodal_losses._core import precision, reduce
 from xmodal_losses._core.linalg import unit
+from xmodal_losses._core.pairs.across_ranks import (
+    Negatives,
+    Walk,
+    left_out_across_ranks,
+    sides_across_ranks,
+)
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import BOUND, Plan, Sides, sides
 from xmodal_losses._core.pairs.one_pass import Lengths, RowLoss, weighted_sum
 from xmodal_losses._core.pairs.tiles import Tiling, square, strips
-
-Negatives: TypeAlias = Literal["group", "all", "cross"]
-NEGATIVES = ("group", "all", "cross")
+from xmodal_losses._core.ranks import Ranks
 
 
 class Contrast(NamedTuple):
@@ -36,6 +40,8 @@ class Contrast(NamedTuple):
     narrow: bool = False  # products may round their operands to bfloat16
     bound: float = math.inf  # no logit is larger in size
     chunk_size: int | None = None
+    ranks: Ranks | None = None  # of which this one has a part of the batch
+    walk: Walk | None = None  # through theirs, if rows have negatives there
 
     def reduced(
         self,
@@ -46,19 +52,22 @@ class Contrast(NamedTuple):
     ) -> Tensor:
         """Return factor times the row losses, or their (weighted) mean or sum."""
         with precision.no_autocast(self.x):
-            if reduction != "none" and self.negatives != "cross":
-                n = self.x.shape[-2]
-                rows = self.x.shape[:-1].numel()
-                groups = 1 if self.negatives == "all" else rows // n
-                n = rows // groups
+            if reduction != "none" and self.negatives != "cross" and self.walk is None:
+                groups, n = self.x.shape[:-2].numel(), self.x.shape[-2]
+                rows = groups * n
+                if self.negatives == "all":
+                    groups, n = 1, rows
                 tiling = strips(n, n, self.both, self.chunk_size, self.x)
                 if tiling is not None:
+                    if weight is None and self.ranks is not None:
+                        weight = self.x.new_ones(self.x.shape[:-1])
                     if weight is not None:
-                        weight = reduce.shares(weight.to(self.x.dtype), reduction)
+                        weight = weight.to(self.x.dtype)
+                        weight = reduce.shares(weight, reduction, self.ranks)
                         weight = weight.reshape(groups, n)
                     elif reduction == "mean":
                         factor /= rows
-                    return weighted_sum(
+                    total = weighted_sum(
                         row_loss,
                         self.x,
                         self.y,
@@ -69,8 +78,9 @@ class Contrast(NamedTuple):
                         self._left_out(),
                         self._plan(tiling),
                     )
+                    return total if self.ranks is None else self.ranks.own_part(total)
             loss, _ = row_loss(self.sides())
-            return reduce.rows(factor * loss, weight, reduction)
+            return reduce.rows(factor * loss, weight, reduction, self.ranks)
 
     def sides(self, peaks: bool = False) -> Sides:
         """Return the positives and the log-sum-exps over the negatives, ``(…, N)``."""
@@ -82,7 +92,8 @@ class Contrast(NamedTuple):
                     for z, length in zip((x, y), self.lengths, strict=True)
                 )
             x, y = self._flat(x), self._flat(y)
-            found = self._two_pass(x, y, left_out, peaks)
+            walk = None if self.negatives == "cross" else self.walk
+            found = self._two_pass(x, y, left_out, peaks, walk)
             if self.negatives == "cross":
                 # The same row of the other groups: N problems of one row per group.
                 across = self._two_pass(
@@ -93,20 +104,30 @@ class Contrast(NamedTuple):
                         ids=None if left_out.ids is None else left_out.ids.mT,
                     ),
                     peaks,
+                    self.walk,
                 )
                 found = _joined(found, across)
             return found.map(lambda part: part.reshape(self.x.shape[:-1]))
 
-    def _two_pass(self, x: Tensor, y: Tensor, left_out: LeftOut, peaks: bool) -> Sides:
-        tiling = square(x.shape[1], y.shape[1], self.chunk_size, x)
-        return sides(x, y, left_out, self._plan(tiling, peaks))
+    def _two_pass(
+        self, x: Tensor, y: Tensor, left_out: LeftOut, peaks: bool, walk: Walk | None
+    ) -> Sides:
+        n = x.shape[1] if walk is None else max(walk.counts)
+        plan = self._plan(square(n, n, self.chunk_size, x), peaks)
+        if walk is None:
+            return sides(x, y, left_out, plan)
+        return sides_across_ranks(
+            x, y, left_out_across_ranks(left_out, walk), plan, walk
+        )
 
     def _plan(self, tiling: Tiling, peaks: bool = False) -> Plan:
         return Plan(tiling, self.both, self.bound <= BOUND, peaks, self.narrow)
 
     def _flat(self, z: Tensor) -> Tensor:
         """Return what belongs to the rows by problem; ``"all"`` is one problem."""
-        shape = (1, -1) if self.negatives == "all" else (-1, self.x.shape[-2])
+        *lead, n = self.x.shape[:-1]
+        groups = math.prod(lead)
+        shape = (1, groups * n) if self.negatives == "all" else (groups, n)
         return z.reshape(*shape, *z.shape[self.x.ndim - 1 :])
 
     def _left_out(self) -> LeftOut:

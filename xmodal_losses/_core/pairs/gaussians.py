@@ -31,7 +31,9 @@ class Plan(NamedTuple):
     across: bool  # leave out (x_i, y_i)
 
 
-class _Batch(NamedTuple):
+class Rows(NamedTuple):
+    """A batch, and what is known of its rows."""
+
     rows: Tensor  # (G, N, D)
     half: Tensor  # (G, N, 1): ½‖x‖²
     weight: Tensor | None  # (G, N)
@@ -109,10 +111,11 @@ def _evaluate(
     grads_x: list[Tensor] = []
     grads_y: list[Tensor] = []
     for groups in plan.tiling.over_groups(x.shape[0]):
-        a, b = _batch(x, weight_x, groups), _batch(y, weight_y, groups)
-        xy, xy_a, xy_b = _sum(a, b, mixture, plan.tiling, plan.across, need)
-        xx, xx_a, _ = _sum(a, None, mixture, plan.tiling, plan.inside, (need[0], False))
-        yy, yy_b, _ = _sum(b, None, mixture, plan.tiling, plan.inside, (need[1], False))
+        a, b = prepared(x, weight_x, groups), prepared(y, weight_y, groups)
+        tiling, inside = plan.tiling, plan.inside
+        xy, xy_a, xy_b = pair_sum(a, b, mixture, tiling, plan.across, need)
+        xx, xx_a, _ = pair_sum(a, None, mixture, tiling, inside, (need[0], False))
+        yy, yy_b, _ = pair_sum(b, None, mixture, tiling, inside, (need[1], False))
         # The three are nearly one where the batches are alike.
         s = share[:, groups].to(xx.dtype)
         values.append(s[0] * xx + s[1] * yy - 2 * s[2] * xy)
@@ -129,18 +132,19 @@ def _evaluate(
     )
 
 
-def _batch(z: Tensor, weight: Tensor | None, groups: slice) -> _Batch:
+def prepared(z: Tensor, weight: Tensor | None, groups: slice) -> Rows:
+    """Return some of the problems, ready for :func:`pair_sum`."""
     z = take(z, groups, slice(0, z.shape[1]))
     half = z.square().sum(-1, keepdim=True) / 2
     if weight is None:
-        return _Batch(z, half, None, z)
+        return Rows(z, half, None, z)
     weight = weight[groups]
-    return _Batch(z, half, weight, weight.unsqueeze(-1) * z)
+    return Rows(z, half, weight, weight.unsqueeze(-1) * z)
 
 
-def _sum(
-    a: _Batch,
-    b: _Batch | None,
+def pair_sum(
+    a: Rows,
+    b: Rows | None,
     mixture: Mixture,
     tiling: Tiling,
     skip: bool,
@@ -186,7 +190,7 @@ def _sum(
     )
 
 
-def _exponents(a: _Batch, b: _Batch, i: slice, j: slice, diagonal: bool) -> Tensor:
+def _exponents(a: Rows, b: Rows, i: slice, j: slice, diagonal: bool) -> Tensor:
     """Return −½‖a_i − b_j‖² of a tile; with ``diagonal``, −inf for the pairs (i, i)."""
     everything = slice(0, a.rows.shape[0])
     t = product(take(a.rows, everything, i), take(b.rows, everything, j).mT)
@@ -202,8 +206,8 @@ def _exponents(a: _Batch, b: _Batch, i: slice, j: slice, diagonal: bool) -> Tens
 
 def _kernel(
     t: Tensor,
-    a: _Batch,
-    b: _Batch,
+    a: Rows,
+    b: Rows,
     i: slice,
     j: slice,
     mixture: Mixture,
@@ -240,7 +244,7 @@ def _add(
     mass: dict[int, Tensor],
     at: slice,
     slope: Tensor,
-    other: _Batch,
+    other: Rows,
     columns: slice,
 ) -> None:
     everything = slice(0, slope.shape[0])
@@ -249,7 +253,7 @@ def _add(
     mass[at.start] = of_rows if at.start not in mass else mass[at.start] + of_rows
 
 
-def _gradient(a: _Batch, pull: dict[int, Tensor], mass: dict[int, Tensor]) -> Tensor:
+def _gradient(a: Rows, pull: dict[int, Tensor], mass: dict[int, Tensor]) -> Tensor:
     """Return w_i Σ_j v_j k′_ij (b_j − a_i)."""
     grad = joined(pull).addcmul(a.rows, joined(mass).unsqueeze(-1), value=-1)
     return grad if a.weight is None else a.weight.unsqueeze(-1) * grad

@@ -1,6 +1,5 @@
-"""Means of a kernel over all pairs, and the sample its bandwidth is taken from."""
+"""Means of a kernel over all pairs of rows."""
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -8,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from xmodal_losses._core import moments
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.tiles import edge, whole
 from xmodal_losses._core.reduce import inverse
@@ -118,14 +116,24 @@ def kernel_mean(
     weight the mean is 0. What is large is made in tiles, in the backward pass once
     more; of rows with themselves (``y is x``) only half.
     """
-    n, m = x.shape[-2], y.shape[-2]
-    if n * m <= whole(x, chunk_size) ** 2:
-        total = _kernel_sum(kernel, x, y, weight_x, weight_y, skip_diagonal)
-    else:
-        total = _tiled_sum(
-            kernel, x, y, weight_x, weight_y, skip_diagonal, edge(x, chunk_size)
-        )
-    return total * inverse(pair_weight(x, y, weight_x, weight_y, skip_diagonal))
+    pairs = x, y, weight_x, weight_y, skip_diagonal
+    return kernel_sum(kernel, *pairs, chunk_size) * inverse(pair_weight(*pairs))
+
+
+def kernel_sum(
+    kernel: Kernel,
+    x: Tensor,
+    y: Tensor,
+    weight_x: Tensor | None,
+    weight_y: Tensor | None,
+    skip_diagonal: bool,
+    chunk_size: int | None,
+) -> Tensor:
+    """Return Σ w_i v_j k(x_i, y_j) over the pairs that count, ``(…)``."""
+    pairs = x, y, weight_x, weight_y, skip_diagonal
+    if x.shape[-2] * y.shape[-2] <= whole(x, chunk_size) ** 2:
+        return _kernel_sum(kernel, *pairs)
+    return _tiled_sum(kernel, *pairs, edge(x, chunk_size))
 
 
 def pair_weight(
@@ -198,71 +206,3 @@ def _kernel_sum(
         k.sum(-1) if weight_y is None else inner(k, weight_y.unsqueeze(-2))[..., 0]
     )
     return (of_rows if weight_x is None else weight_x * of_rows).sum(-1)
-
-
-class Pool:
-    """The pooled sample: where it lies, and what bandwidth rules look at.
-
-    It takes no part in gradients. With weights, the rows of positive weight are the
-    sample, each counted once.
-    """
-
-    def __init__(self, z: Tensor, weight: Tensor | None = None) -> None:
-        self.valid = None if weight is None else weight != 0
-        self.moments = moments.moments(z.detach(), self.valid)
-        self._mean: Tensor | None = None
-        self._median: Tensor | None = None
-
-    def mean(self) -> Tensor:
-        """Return the mean of the sample, ``(…, 1, D)``."""
-        return (self.moments.origin + self.moments.mean).unsqueeze(-2)
-
-    def mean_squared_distance(self) -> Tensor:
-        """Return the mean of ‖z_i − z_j‖² over i ≠ j, ``(…)``: twice the trace of S."""
-        if self._mean is None:
-            self._mean = 2 * moments.variance(self.moments).sum(-1)
-        return self._mean
-
-    def median_squared_distance(self) -> Tensor:
-        """Return the median of ‖z_i − z_j‖² over i < j, ``(…)``.
-
-        It holds all pairs. Of more than ``MOST`` rows it is that of ``MOST`` of them,
-        the same ones for the same number.
-        """
-        if self._median is None:
-            z = moments.drop(self.moments.rows, self.valid)
-            valid, n = self.valid, z.shape[-2]
-            if n > MOST:
-                rows = spread(n, MOST, z.device)
-                z = z.index_select(-2, rows)
-                valid = None if valid is None else valid.index_select(-1, rows)
-                n = MOST
-            i, j = torch.triu_indices(n, n, 1, device=z.device)
-            d2 = Pairs(z, z).squared_distance()[..., i, j]
-            if valid is None:
-                pairs = d2.new_full((*d2.shape[:-1], 1), d2.shape[-1], dtype=torch.long)
-            else:
-                kept = valid[..., i] & valid[..., j]
-                d2 = d2.masked_fill(~kept, torch.inf)
-                pairs = kept.sum(-1, keepdim=True)
-            # The two in the middle, which are one for an odd number of pairs.
-            middle = torch.cat(((pairs - 1) // 2, pairs // 2), -1).clamp_min(0)
-            median = d2.sort(-1).values.gather(-1, middle).mean(-1)
-            self._median = median.masked_fill(pairs.squeeze(-1) == 0, 0.0)
-        return self._median
-
-
-# Rows whose pairs the median looks at: two million distances, sorted.
-MOST = 2048
-
-
-def spread(n: int, count: int, device: torch.device) -> Tensor:
-    """Return ``count`` different indices below n, spread evenly and without a period.
-
-    Multiples of n/φ modulo n: of all sequences this one is furthest from repeating,
-    so that no order the rows may have (patches of one image after the other) shows.
-    """
-    step = round(n / ((1 + math.sqrt(5)) / 2))
-    while math.gcd(step, n) > 1:
-        step += 1
-    return torch.arange(count, device=device) * step % n

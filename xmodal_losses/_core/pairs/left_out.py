@@ -5,12 +5,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+TENSORS = 7  # fields that are tensors: the first ones
+
 
 class LeftOut(NamedTuple):
     """The pairs (x_i, y_j) of G problems that are no negatives.
 
     Of the N×M matrix only the part is made that belongs to a tile of the logits. The
-    positives (i, i) are left out in any case, and need not be told.
+    positives (i, i) are left out in any case, and need not be told; the logits of rows
+    and columns that are on different ranks have none.
     """
 
     # (G, N, W) bool: True for (x_i, y_j); W is M, or `width`.
@@ -25,6 +28,7 @@ class LeftOut(NamedTuple):
     radius: float = 0.0
     # Rows i // width come from one image: `dense` and `positions` tell of these only.
     width: int | None = None
+    paired: bool = True  # False: x_i and y_i are no positives, but like all others
 
     def tile(self, groups: slice, rows: slice, columns: slice) -> Tensor | None:
         """Return the mask of a tile ``(…, rows, columns)``; None: all pairs count."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core.function import Function
-from xmodal_losses._core.pairs.left_out import LeftOut
+from xmodal_losses._core.pairs.left_out import TENSORS, LeftOut
 from xmodal_losses._core.pairs.products import (
     add_product,
     cat,
@@ -91,17 +91,12 @@ class _TwoPass(Function):
     def forward(
         x: Tensor, y: Tensor, plan: Plan, need: tuple[bool, bool], *left_out: Any
     ) -> tuple[Tensor, ...]:
-        masks = LeftOut(*left_out)
-        parts = [
-            _reduce(x, y, masks, plan, groups)
-            for groups in plan.tiling.over_groups(x.shape[0])
-        ]
-        return tuple(cat(column, 0) for column in zip(*parts, strict=True))
+        return reduced(x, y, LeftOut(*left_out), plan)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, y, ctx.plan, ctx.need, *tensors, radius, width = inputs
-        ctx.numbers = radius, width
+        x, y, ctx.plan, ctx.need, *left_out = inputs
+        tensors, ctx.numbers = left_out[:TENSORS], left_out[TENSORS:]
         logs = 1 + ctx.plan.both
         ctx.mark_non_differentiable(*output[1 + logs :])
         ctx.save_for_backward(x, y, *tensors, *output[1 : 1 + logs])
@@ -120,10 +115,19 @@ class _TwoPass(Function):
         return *grads_xy, None, None, *(None for _ in masks)
 
 
-def _reduce(
+def reduced(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> tuple[Tensor, ...]:
+    """Return the fields of the sides, one after the other; not differentiated."""
+    parts = [
+        _reduced_part(x, y, left_out, plan, groups)
+        for groups in plan.tiling.over_groups(x.shape[0])
+    ]
+    return tuple(cat(column, 0) for column in zip(*parts, strict=True))
+
+
+def _reduced_part(
     x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan, groups: slice
 ) -> tuple[Tensor, ...]:
-    """Return the fields of the sides of a part of the problems."""
+    """Return what :func:`reduced` does, of a part of the problems."""
     positive: list[Tensor] = []
     rows: dict[int, tuple[Tensor, ...]] = {}
     columns: dict[int, tuple[Tensor, ...]] = {}
@@ -223,7 +227,7 @@ def logits(
     t = product(x, y.mT)
     on = None
     offset = i.start - j.start
-    if -t.shape[-2] < offset < t.shape[-1]:  # the tile meets the diagonal
+    if left_out.paired and -t.shape[-2] < offset < t.shape[-1]:  # it meets the diagonal
         diagonal = t.diagonal(offset, 1, 2)
         on = diagonal.clone()
         diagonal.fill_(-torch.inf)

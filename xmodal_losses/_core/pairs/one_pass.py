@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.linalg import unit_and_factor, unit_gradient, unit_with_factor
-from xmodal_losses._core.pairs.left_out import LeftOut
+from xmodal_losses._core.pairs.left_out import TENSORS, LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import (
     Plan,
     Sides,
@@ -79,7 +79,7 @@ class _OnePass(Function):
         *left_out: Any,
     ) -> tuple[Tensor, ...]:
         shapes = x.shape, y.shape
-        x, y = (z.reshape(groups, -1, z.shape[-1]) for z in (x, y))
+        x, y = _problems(x, groups), _problems(y, groups)
         masks = LeftOut(*left_out)
         columns = slice(0, y.shape[1])
         losses, grads_x, grads_y = [], [], []
@@ -127,8 +127,8 @@ class _OnePass(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         x, y, weight, ctx.row_loss, ctx.groups, ctx.factor, ctx.lengths, *rest = inputs
-        ctx.plan, ctx.need, *tensors, radius, width = rest
-        ctx.numbers = radius, width
+        ctx.plan, ctx.need, *left_out = rest
+        tensors, ctx.numbers = left_out[:TENSORS], left_out[TENSORS:]
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(x, y, weight, *output[1:], *tensors)
 
@@ -140,7 +140,7 @@ class _OnePass(Function):
             # The gradients at hand are constants. For derivatives of them, they are
             # made again from x and y.
             masks = LeftOut(*tensors, *ctx.numbers)
-            x3, y3 = (z.reshape(ctx.groups, -1, z.shape[-1]) for z in (x, y))
+            x3, y3 = _problems(x, ctx.groups), _problems(y, ctx.groups)
             length_x, length_y = ctx.lengths or (None, None)
             u, scale_u = _scaled_rows(x3, length_x)
             v, scale_v = _scaled_rows(y3, length_y)
@@ -158,7 +158,13 @@ class _OnePass(Function):
             grad_x = grad * grad_x if ctx.need[0] else None
             grad_y = grad * grad_y if ctx.need[1] else None
         of_weight = None if weight is None else grad * per_row
-        return grad_x, grad_y, of_weight, *(None,) * (8 + len(tensors))
+        return grad_x, grad_y, of_weight, *(None,) * (6 + len(LeftOut._fields))
+
+
+def _problems(z: Tensor, groups: int) -> Tensor:
+    """Return the rows of each problem, ``(G, N, D)``; G may be 0."""
+    n = z.shape[:-1].numel() // groups if groups else z.shape[-2]
+    return z.reshape(groups, n, z.shape[-1])
 
 
 def _scaled_rows(z: Tensor, length: float | None) -> tuple[Tensor, Tensor | None]:

@@ -25,7 +25,7 @@ class Tiling(NamedTuple):
 
     def over_groups(self, groups: int) -> Iterator[slice]:
         """Yield the parts of the problems."""
-        return _parts(groups, self.groups)
+        return _parts(groups, self.groups) if groups else iter((slice(0, 0),))
 
     def over_rows(self, n: int) -> Iterator[slice]:
         """Yield the parts of the rows."""

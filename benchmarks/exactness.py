@@ -1,0 +1,389 @@
+"""Who has on W processes the gradient of one, and who has another.
+
+    python -m benchmarks.exactness [--ranks 3]
+
+Each rank has a part of a batch, two linear encoders, and a logit scale if the loss has
+one. What DDP makes of the gradients, their mean over ranks, is compared with the
+gradient of the same loss on one process: the ratio of their lengths along the right
+direction, and the angle between them. 1 and 0° is exact.
+"""
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as nnf
+from torch import Tensor
+
+import xmodal_losses.functional as F
+from benchmarks import common, plain
+from benchmarks.cases import views
+from benchmarks.page import TITLES, number, table
+from benchmarks.peers.moments import _off_diagonal
+from benchmarks.peers.registry import module
+
+__all__ = ["WAYS", "Way", "compare", "rows"]
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of z_a, z_b and the logit scale
+ROWS, COLUMNS, SCALE = 18, 8, 5.0
+NOISE = 1e-5  # far above rounding, far below what is wrong
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to have a loss on several processes.
+
+    Attributes:
+        loss: The case.
+        name: Whose it is, and which options.
+        build: Returns the loss, for several processes or for one.
+        package: Where the code is from, or "" for the library and for formulas.
+        uneven: Whether parts may differ in their number of rows.
+    """
+
+    loss: str
+    name: str
+    build: Callable[[bool], Loss]
+    package: str = ""
+    uneven: bool = False
+
+
+WAYS: list[Way] = []
+
+
+def way(loss: str, name: str, **fields: Any) -> Callable:
+    """Enter the decorated builder."""
+
+    def enter(build: Callable[[bool], Loss]) -> Callable[[bool], Loss]:
+        WAYS.append(Way(loss, name, build, **fields))
+        return build
+
+    return enter
+
+
+def _library(loss: str, **options: Any) -> Callable[[bool], Loss]:
+    def build(several: bool) -> Loss:
+        group = dist.group.WORLD if several else None
+        function = getattr(F, loss)
+
+        def run(z_a: Tensor, z_b: Tensor, scale: Tensor) -> Tensor:
+            some = {**options, "temperature": 1 / scale} if "nce" in loss else options
+            return function(z_a, z_b, **some, group=group)
+
+        return run
+
+    return build
+
+
+def _average(loss: str) -> Callable[[bool], Loss]:
+    """Return the loss of the own rows, as if there were no others."""
+
+    def run(z_a: Tensor, z_b: Tensor, scale: Tensor) -> Tensor:
+        if loss == "info_nce":
+            return plain.info_nce(z_a, z_b, 1 / scale)
+        return getattr(plain, loss)(z_a, z_b)
+
+    return lambda several: run
+
+
+for _loss in ("info_nce", "coral", "mmd", "barlow_twins", "vicreg", "dcca"):
+    WAYS.append(Way(_loss, "xmodal_losses", _library(_loss), uneven=True))
+    WAYS.append(Way(_loss, "mean of local losses", _average(_loss), uneven=True))
+WAYS.insert(
+    1,
+    Way(
+        "info_nce",
+        "xmodal_losses, ring",
+        _library("info_nce", exchange="ring"),
+        uneven=True,
+    ),
+)
+
+
+def _open_clip(local: bool, with_grad: bool) -> Callable[[bool], Loss]:
+    def build(several: bool) -> Loss:
+        ranks = {}
+        if several:
+            ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
+        criterion = module("open_clip_torch", "open_clip.loss").ClipLoss(
+            local_loss=local,
+            gather_with_grad=with_grad,
+            cache_labels=True,
+            **ranks,
+        )
+        return lambda z_a, z_b, scale: criterion(
+            nnf.normalize(z_a, dim=-1), nnf.normalize(z_b, dim=-1), scale
+        )
+
+    return build
+
+
+for _local in (False, True):
+    for _with_grad in (False, True):
+        _name = f"open_clip, local_loss={_local}, gather_with_grad={_with_grad}"
+        WAYS.append(
+            Way("info_nce", _name, _open_clip(_local, _with_grad), "open_clip_torch")
+        )
+
+
+@way("info_nce", "lightly NTXentLoss, gather_distributed", package="lightly")
+def _(several: bool) -> Loss:
+    criterion = module("lightly", "lightly.loss.ntx_ent_loss").NTXentLoss(
+        temperature=1 / SCALE, gather_distributed=several
+    )
+    return lambda z_a, z_b, scale: criterion(z_a, z_b)
+
+
+def _pml(efficient: bool) -> Callable[[bool], Loss]:
+    def build(several: bool) -> Loss:
+        losses = module("pytorch-metric-learning", "pytorch_metric_learning.losses")
+        one = losses.NTXentLoss(temperature=1 / SCALE)
+        utils = "pytorch_metric_learning.utils.distributed"
+        wrapper = module("pytorch-metric-learning", utils).DistributedLossWrapper
+        criterion = wrapper(one, efficient=efficient) if several else one
+
+        def run(z_a: Tensor, z_b: Tensor, scale: Tensor) -> Tensor:
+            first = dist.get_rank() * len(z_a) if several else 0
+            labels = torch.arange(first, first + len(z_a)).repeat(2)
+            return criterion(torch.cat((z_a, z_b)), labels)
+
+        return run
+
+    return build
+
+
+for _efficient in (False, True):
+    _name = f"PML DistributedLossWrapper, efficient={_efficient}"
+    WAYS.append(Way("info_nce", _name, _pml(_efficient), "pytorch-metric-learning"))
+
+
+@way("barlow_twins", "official")
+def _(several: bool) -> Loss:
+    """The formula of the authors' code: what is added up passes no gradient."""
+
+    def run(z_a: Tensor, z_b: Tensor, scale: Tensor) -> Tensor:
+        a, b = (_standardised(z, several) for z in (z_a, z_b))
+        c = a.T @ b / ROWS
+        if several:
+            dist.all_reduce(c)
+        on = c.diagonal().add(-1).pow(2).sum()
+        return on + 0.0051 * _off_diagonal(c).pow(2).sum()
+
+    return run
+
+
+def _standardised(z: Tensor, several: bool) -> Tensor:
+    """Return columns normalised as by synchronised batch normalisation."""
+    add = _Sum.apply if several else (lambda x: x)
+    z = z - add(z.sum(0)) / ROWS
+    return z * (add(z.square().sum(0)) / ROWS + 1e-5).rsqrt()
+
+
+@way("barlow_twins", "lightly, gather_distributed", package="lightly")
+def _(several: bool) -> Loss:
+    name = "lightly.loss.barlow_twins_loss"
+    criterion = module("lightly", name).BarlowTwinsLoss(gather_distributed=several)
+    return lambda z_a, z_b, scale: criterion(z_a, z_b)
+
+
+@way("vicreg", "official")
+def _(several: bool) -> Loss:
+    """The formula of the authors' code: rows are gathered, with their gradient."""
+
+    def run(z_a: Tensor, z_b: Tensor, scale: Tensor) -> Tensor:
+        invariance = nnf.mse_loss(z_a, z_b)
+        if several:
+            z_a, z_b = (_Gather.apply(z) for z in (z_a, z_b))
+        rest = plain.vicreg(z_a, z_b) - 25 * nnf.mse_loss(z_a, z_b)
+        return 25 * invariance + rest
+
+    return run
+
+
+@way("vicreg", "lightly, gather_distributed", package="lightly")
+def _(several: bool) -> Loss:
+    name = "lightly.loss.vicreg_loss"
+    criterion = module("lightly", name).VICRegLoss(gather_distributed=several)
+    return lambda z_a, z_b, scale: criterion(z_a, z_b)
+
+
+class _Sum(torch.autograd.Function):
+    """As synchronised batch normalisation adds up."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        total = part.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grad)
+
+
+class _Gather(torch.autograd.Function):
+    """As the authors of VICReg gather: all gradients are added up, and one is taken."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        parts = [torch.empty_like(z) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, z)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grad).chunk(dist.get_world_size())[dist.get_rank()]
+
+
+# --------------------------------------------------------------------------------------
+# The comparison
+# --------------------------------------------------------------------------------------
+
+
+def gradient(loss: Loss, x_a: Tensor, x_b: Tensor) -> list[Tensor]:
+    """Return the gradients of both encoders, and of the logit scale."""
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(2, COLUMNS, COLUMNS, generator=generator, dtype=x_a.dtype)
+    encoders = [theta.clone().requires_grad_() for theta in start]
+    scale = torch.tensor(SCALE, dtype=x_a.dtype, requires_grad=True)
+    value = loss(x_a @ encoders[0], x_b @ encoders[1], scale)
+    leaves = [*encoders, scale]
+    return list(
+        torch.autograd.grad(value, leaves, materialize_grads=True, allow_unused=True)
+    )
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    """Return the rows of all ranks."""
+    return views(ROWS, COLUMNS, dtype=torch.float64)
+
+
+def split(size: int, even: bool) -> list[int]:
+    """Return how many rows each rank has."""
+    if even:
+        return [ROWS * (r + 1) // size - ROWS * r // size for r in range(size)]
+    return [ROWS - 3 * (size - 1), *[3] * (size - 1)]
+
+
+def _serve(pipe: Any, rank: int, size: int, store: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=20),
+    )
+    for index, one in enumerate(WAYS):
+        for even in (True, False) if one.uneven else (True,):
+            counts = split(size, even)
+            mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+            x_a, x_b = (x[mine] for x in batch())
+            answer: Any
+            try:
+                grads = gradient(one.build(True), x_a, x_b)
+                for grad in grads:
+                    dist.all_reduce(grad)
+                answer = [(grad / size).tolist() for grad in grads]
+            except Exception as error:
+                answer = f"{type(error).__name__}: {error}"
+            if rank == 0:
+                pipe.send((index, even, answer))
+    pipe.close()
+    dist.destroy_process_group()
+
+
+def compare(theirs: list[Tensor], truth: list[Tensor]) -> dict[str, float]:
+    """Return the ratio and the angle of the encoders' gradients, the scale's ratio."""
+    t = torch.cat([grad.flatten() for grad in truth[:2]])
+    g = torch.cat([grad.flatten() for grad in theirs[:2]])
+    u, v = g / g.norm(), t / t.norm()
+    return {
+        "ratio": (g @ t / (t @ t)).item(),
+        "degrees": torch.rad2deg(
+            2 * torch.atan2((u - v).norm(), (u + v).norm())
+        ).item(),
+        "error": ((g - t).norm() / t.norm()).item(),
+        "scale_ratio": (theirs[2] / truth[2]).item() if truth[2] != 0 else None,
+    }
+
+
+def rows(size: int) -> list[dict[str, Any]]:
+    """Run every way on so many ranks."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = context.Pipe(duplex=False)
+        processes = [
+            context.Process(
+                target=_serve, args=(theirs, rank, size, str(Path(folder) / "store"))
+            )
+            for rank in range(size)
+        ]
+        for process in processes:
+            process.start()
+        theirs.close()
+        out = []
+        try:
+            while True:
+                index, even, found = ours.recv()
+                out.append(_row(WAYS[index], even, found))
+        except EOFError:
+            pass
+        for process in processes:
+            process.join()
+    return out
+
+
+def _row(one: Way, even: bool, found: Any) -> dict[str, Any]:
+    row = {"loss": one.loss, "way": one.name, "package": one.package, "even": even}
+    if isinstance(found, str):
+        return row | {"failed": found.splitlines()[0]}
+    truth = gradient(one.build(False), *batch())
+    return row | compare(
+        [torch.tensor(grad, dtype=torch.float64) for grad in found], truth
+    )
+
+
+def shown(results: list[dict[str, Any]]) -> str:
+    """Return the table of the page."""
+
+    def near(ratio: float) -> bool:
+        return abs(ratio - 1) < NOISE
+
+    body = []
+    for row in sorted(results, key=lambda row: list(TITLES).index(row["loss"])):
+        parts = "even" if row["even"] else "uneven"
+        if "failed" in row:
+            verdict = ["–", "–", "–", row["failed"]]
+        else:
+            ratio, scale = row["ratio"], row["scale_ratio"]
+            exact = row["error"] < NOISE and (scale is None or near(scale))
+            verdict = [
+                "1" if near(ratio) else number(ratio),
+                f"{0 if row['degrees'] < NOISE else row['degrees']:.2g}°",
+                "–" if scale is None else "1" if near(scale) else number(scale),
+                "exact" if exact else "**another gradient**",
+            ]
+        body.append([TITLES[row["loss"]], row["way"], parts, *verdict])
+    head = ["loss", "whose", "parts", "ratio", "angle", "ratio of the scale", ""]
+    return table(head, body)
+
+
+def main() -> None:
+    """Compare, print, save."""
+    parser = common.parser(__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=3)
+    args = parser.parse_args()
+    results = rows(args.ranks)
+    print(shown(results))
+    common.save("exactness", args, results, partial=args.ranks != 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Bytes that ranks exchange for a loss, from formulas, and what they would take.
+
+The formulas are those of the exchanges the
+losses make; a test counts the bytes of real ones and compares. The times are
+arithmetic, not measured: bytes over a bandwidth, operations over a rate.
+"""
+
+from typing import NamedTuple
+
+from benchmarks.page import NBSP, TITLES, number, table
+
+__all__ = ["ROWS", "Traffic", "shown", "traffic"]
+
+FLOAT, DOUBLE, INTEGER = 4, 8, 8
+# What the ranks tell each other before rows are exchanged: counts, widths, dtypes, …
+AGREED = {"info_nce": 10, "mmd": 6}
+AGREED_ON_ROWS = 8
+
+
+class Traffic(NamedTuple):
+    """Bytes that one rank sends."""
+
+    forward: float
+    backward: float
+
+
+def traffic(loss: str, exchange: str, n: int, d: int, w: int) -> Traffic:
+    """Return what one rank of W sends for n rows of its own, float32, no masks.
+
+    Counted as the usual algorithms send: to gather b bytes of each rank, (W − 1)·b; to
+    add b bytes up over ranks, 2·b·(W − 1)/W; to hand sums of b bytes to each rank their
+    own, (W − 1)·b.
+    """
+
+    def gathered(size: float) -> float:
+        return (w - 1) * size
+
+    def added(size: float) -> float:
+        return 2 * size * (w - 1) / w
+
+    rows = n * d * FLOAT
+    if loss == "info_nce":
+        forward = gathered(AGREED[loss] * INTEGER) + added(FLOAT)  # and Σ weights
+        forward += gathered(rows) + added(n * w * FLOAT)  # y, and its log-sum-exps
+        backward = gathered(n * FLOAT)  # slopes in these
+        if exchange == "gather":
+            backward += gathered(rows)
+        else:  # the rows come once more, and their gradient goes all the way round
+            backward += gathered(rows) + w * rows
+        return Traffic(forward, backward)
+    if loss == "mmd":
+        pool = added((1 + d) * DOUBLE) + added(DOUBLE)
+        sums = added(5 * DOUBLE) + added(DOUBLE)
+        both = 2 * gathered(rows)
+        return Traffic(gathered(AGREED[loss] * INTEGER) + pool + sums + both, 0)
+    if exchange == "gather":
+        return Traffic(gathered(AGREED_ON_ROWS * INTEGER) + 2 * gathered(rows), 0)
+    triangle, square = d * (d + 1) / 2, d * d
+    products = {
+        "coral": 2 * triangle,
+        "barlow_twins": square,
+        "vicreg": 2 * triangle,
+        "dcca": 2 * triangle + square,
+    }
+    first = added(2 * d * DOUBLE) + added(2 * (2 + d) * DOUBLE)
+    return Traffic(first + added((2 * d + 1 + products[loss]) * DOUBLE), 0)
+
+
+# Nominal: links between the GPUs of one machine, and from one machine to the next, in
+# bytes per second and GPU; float32 products in operations per second.
+INSIDE, BETWEEN, PRODUCTS = 200e9, 25e9, 50e12
+ROWS = [("info_nce", "gather"), ("info_nce", "ring"), ("mmd", "gather")] + [
+    (loss, exchange)
+    for loss in ("coral", "barlow_twins", "vicreg", "dcca")
+    for exchange in ("statistics", "gather")
+]
+
+
+def shown() -> str:
+    """Return the table of the page."""
+    body = []
+    for n, d in ((256, 128), (256, 1024), (2048, 512)):
+        for loss, exchange in ROWS:
+            line = [TITLES[loss], exchange, f"{n}{NBSP}×{NBSP}{d}"]
+            for w, bandwidth in ((8, INSIDE), (1024, BETWEEN)):
+                size = sum(traffic(loss, exchange, n, d, w))
+                line += [number(size / 1e6), number(1e3 * size / bandwidth)]
+                # All pairs of rows, four products, or six of the MMD's rows with all.
+                work = {"info_nce": 8, "mmd": 16}.get(loss)
+                operations = None if work is None else work * n * n * w * d
+                line.append(number(operations and 1e3 * operations / PRODUCTS))
+            body.append(line)
+    head = ["loss", "exchange", "n × D"]
+    for w in (8, 1024):
+        head += [f"W = {w}: MB", "ms on the way", "ms of products"]
+    return table(head, body)

@@ -1,0 +1,333 @@
+"""A loss on W processes is the loss on one: values and gradients, every loss and route.
+
+However the rows lie on the ranks, the batch is that of one process, and what it gives
+there is what is compared with.
+"""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+import xmodal_losses as xl
+import xmodal_losses.functional as F
+from distributed import jobs
+from distributed.ranks import Pool
+from harness import Case, to_package, to_torch
+from specs import BY_NAME, SPECS
+
+pytestmark = pytest.mark.xdist_group("ranks")
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+PAIRS, MOMENTS = ("gather", "ring"), ("statistics", "gather")
+EXCHANGES = {
+    spec.name: PAIRS if spec.name in ("info_nce", "mmd") else MOMENTS for spec in SPECS
+}
+each_size = pytest.mark.parametrize("size", [2, 3])
+
+
+def splits(n, size):
+    """Return ways to have n rows on so many ranks: even, uneven, and with none."""
+    even = [n // size + (rank < n % size) for rank in range(size)]
+    uneven = [n - size + 1, *[1] * (size - 1)]
+    none = [0, *even[1:-1], n - sum(even[1:-1])]
+    return [tuple(counts) for counts in (even, uneven, none)]
+
+
+def counts_of(inputs, size, how, unpaired=False):
+    """Return how many rows of each input are on each rank.
+
+    The two batches of an unpaired loss need not lie alike.
+    """
+    counts = {name: splits(len(array), size)[how] for name, array in inputs.items()}
+    for name in counts.keys() & {"z_b", "weight_b"}:
+        if unpaired and inputs["z_a"].ndim == 2:
+            counts[name] = counts[name][::-1]
+    return counts
+
+
+def on_one(loss, inputs, options, cotangent=1.0):
+    """Return value and gradients of the whole batch on one process."""
+    tensors = to_torch(inputs)
+    value = getattr(F, loss)(**tensors, **options)
+    (value * torch.as_tensor(cotangent)).sum().backward()
+    return jobs.arrays(value, tensors["z_a"].grad, tensors["z_b"].grad)
+
+
+def assert_gradients(answers, expected, factor, about=""):
+    """Compare the gradients of all ranks, in their rows, with a multiple of those."""
+    for of in (1, 2):
+        ours = np.concatenate([answer[of] for answer in answers])
+        scale = max(1.0, np.abs(expected[of]).max())
+        assert_allclose(
+            ours / scale / factor, expected[of] / scale, **CLOSE, err_msg=about
+        )
+
+
+def assert_exact(answers, expected, factor, about=""):
+    """The mean of the values, and the gradients, are those of one process."""
+    values = [value for value, *_ in answers]
+    assert_allclose(np.mean(values), expected[0], **CLOSE, err_msg=about)
+    assert_gradients(answers, expected, factor, about)
+
+
+def cases():
+    """Return few cases in which every option, mask, weight and shape occurs."""
+    rows = []
+    for spec in SPECS:
+        seen = set()
+        for case in spec.cases:
+            if case.rows[0] < 4:
+                continue
+            what = {
+                ("lead", len(case.lead)),
+                ("wide", case.dims[0] > case.rows[0]),
+                *((k, getattr(case, k)) for k in ("weighted", "exclude")),
+                *((k, getattr(case, k)) for k in ("ids", "positions")),
+                *((k, str(v)) for k, v in case.options.items()),
+            }
+            if spec.name == "info_nce":  # where options meet
+                what = set(product(what, what))
+            if what - seen:
+                seen |= what
+                rows.append(pytest.param(spec, case, id=f"{spec.name}-{case}"))
+    return rows
+
+
+@each_size
+@pytest.mark.parametrize(("spec", "case"), cases())
+def test_value_and_gradients(pools, spec, case, size):
+    inputs = spec.draw(case, 71)
+    options = to_package(case.options)
+    expected = on_one(spec.name, inputs, options)
+    unpaired = not spec.paired and options.get("estimator") not in ("paired", "linear")
+    for how, exchange in product(range(3), EXCHANGES[spec.name]):
+        counts = counts_of(inputs, size, how, unpaired)
+        about = f"{counts['z_a']}, {exchange}"
+        some = {**options, "exchange": exchange}
+        answers = pools(size)(jobs.loss, spec.name, inputs, counts, some)
+        assert_exact(answers, expected, size, about)
+        if inputs["z_a"].ndim == 2 and not spec.per_row:
+            values = [value for value, *_ in answers]
+            assert_allclose(values, values[0], rtol=1e-12)  # all know it
+
+
+@pytest.mark.parametrize("lead", [(), (4,)], ids=["one", "four"])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_sums_and_frameworks_that_add_up(pools, spec, lead):
+    inputs = spec.draw(Case(lead=lead, weighted=True), 72)
+    if lead:  # a problem without weight
+        for name in spec.weights:
+            inputs[name][1] = 0.0
+    for reduction, grad_reduce in product(("mean", "sum"), ("mean", "sum")):
+        options = {"reduction": reduction}
+        expected = on_one(spec.name, inputs, options)
+        answers = pools(2)(
+            jobs.loss,
+            spec.name,
+            inputs,
+            counts_of(inputs, 2, 1),
+            {**options, "grad_reduce": grad_reduce},
+        )
+        assert_exact(answers, expected, 2 if grad_reduce == "mean" else 1)
+
+
+@pytest.mark.parametrize("negatives", ["group", "all", "cross"])
+@pytest.mark.parametrize("lead", [(), (4,)], ids=["rows", "groups"])
+def test_values_of_rows(pools, lead, negatives):
+    """Rows are the own ones; what others make of theirs comes back, too."""
+    spec = BY_NAME["info_nce"]
+    inputs = spec.draw(Case(lead=lead, weighted=True), 73)
+    options = {"reduction": "none", "negatives": negatives}
+    cotangent = np.random.default_rng(0).normal(size=(*lead, 6))
+    expected = on_one(spec.name, inputs, options, cotangent)
+    for exchange in PAIRS:
+        some = {**options, "exchange": exchange}
+        counts = counts_of(inputs, 2, 1)
+        answers = pools(2)(jobs.loss, "info_nce", inputs, counts, some, cotangent)
+        values = np.concatenate([value for value, *_ in answers])
+        assert_allclose(values, expected[0], **CLOSE)
+        assert_gradients(answers, expected, 1)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_terms(pools, spec):
+    name = f"{spec.name}_terms"
+    if not hasattr(F, name):
+        pytest.skip("the loss has one term")
+    inputs = spec.draw(Case(weighted=True), 74)
+    tensors = to_torch(inputs)
+    terms = getattr(F, name)(**tensors)
+    torch.stack([term for term in terms if term.ndim == 0]).sum().backward()
+    grads = (tensors["z_a"].grad, tensors["z_b"].grad)
+    value = torch.stack([term for term in terms if term.ndim == 0]).sum()
+    expected = jobs.arrays(value, *grads)
+    for exchange in EXCHANGES[spec.name]:
+        counts = counts_of(inputs, 2, 1)
+        answers = pools(2)(jobs.loss, name, inputs, counts, {"exchange": exchange})
+        assert_exact(answers, expected, 2, exchange)
+
+
+def test_float32_and_many_rows_and_columns(pools):
+    """Tiles that do not divide, rows beyond the median's sample, the Gram route."""
+    rng = np.random.default_rng(5)
+    a = rng.normal(size=(2501, 3))
+    inputs = {"z_a": a, "z_b": a + 0.5 * rng.normal(size=a.shape)}
+    median = xl.GaussianKernel("median")
+    for name, options in (
+        ("info_nce", {"chunk_size": 300}),
+        ("info_nce", {"symmetric": False}),
+        ("mmd", {"kernel": median}),
+        ("mmd", {"kernel": xl.LaplacianKernel(), "chunk_size": 500}),
+    ):
+        expected = on_one(name, inputs, options)
+        counts = counts_of(inputs, 3, 1, unpaired=name == "mmd")
+        answers = pools(3)(jobs.loss, name, inputs, counts, options)
+        assert_exact(answers, expected, 3, name)
+    wide = {name: rng.normal(size=(6, 600)) for name in ("z_a", "z_b")}
+    for name in ("coral", "barlow_twins", "vicreg", "dcca"):  # chosen: to gather
+        options = {"ridge": 0.1} if name == "dcca" else {}
+        expected = on_one(name, wide, options)
+        answers = pools(2)(jobs.loss, name, wide, counts_of(wide, 2, 1), options)
+        assert_exact(answers, expected, 2, name)
+
+
+# --------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------
+
+MODULES = [
+    ("InfoNCELoss", {"learn_temperature": True}),
+    ("InfoNCELoss", {"learn_temperature": True, "exchange": "ring"}),
+    ("MMDLoss", {"estimator": "paired"}),
+    (
+        "MMDLoss",
+        {
+            "kernel": xl.LaplacianKernel(
+                torch.nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+            )
+        },
+    ),
+    (
+        "MMDLoss",
+        {
+            "kernel": xl.LaplacianKernel(
+                torch.nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+            ),
+            "estimator": "linear",
+        },
+    ),
+    ("CORALLoss", {"mean_weight": 1.0}),
+    ("BarlowTwinsLoss", {}),
+    ("BarlowTwinsLoss", {"exchange": "gather"}),
+    ("VICRegLoss", {}),
+    ("DCCALoss", {}),
+]
+
+
+@each_size
+@pytest.mark.parametrize(("module", "options"), MODULES, ids=lambda v: str(v)[:50])
+def test_one_step_under_ddp_is_the_step_of_one_process(pools, module, options, size):
+    inputs = BY_NAME["info_nce"].draw(Case(rows=(7, 7), dims=(3, 3)), 75)
+    expected = jobs.step(0, 1, module, options, inputs, None)
+    for how in (0, 1):
+        counts = counts_of(inputs, size, how)
+        for parameters in pools(size)(jobs.step, module, options, inputs, counts):
+            assert parameters.keys() == expected.keys()
+            for name, value in parameters.items():
+                assert_allclose(value, expected[name], **CLOSE, err_msg=name)
+
+
+@pytest.mark.parametrize("module", ["CORALLoss", "BarlowTwinsLoss", "VICRegLoss"])
+def test_chunks_of_all_ranks_are_one_batch(pools, module):
+    inputs = BY_NAME["info_nce"].draw(Case(rows=(9, 9)), 76)
+    tensors = to_torch(inputs)
+    value = getattr(xl, module)()(**tensors)
+    value.backward()
+    expected = jobs.arrays(value, tensors["z_a"].grad, tensors["z_b"].grad)
+    for how in range(3):
+        counts = counts_of(inputs, 2, how)
+        answers = pools(2)(jobs.chunked, module, inputs, counts)
+        assert_exact(answers, expected, 2)
+
+
+# --------------------------------------------------------------------------------------
+# That these tests would see it
+# --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mutation", ["scaled", "a rank is left out"])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_a_wrong_scale_or_a_lost_rank_is_seen(pools, spec, mutation):
+    inputs = spec.draw(Case(), 77)
+    expected = on_one(spec.name, inputs, {})
+    counts = counts_of(inputs, 2, 0)
+    answers = pools(2)(jobs.mutated_loss, mutation, spec.name, inputs, counts, {})
+    with pytest.raises(AssertionError):
+        assert_exact(answers, expected, 2)
+
+
+# --------------------------------------------------------------------------------------
+# What is refused, and what fails
+# --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [spec.name for spec in SPECS])
+def test_a_group_has_to_be_one(loss):
+    z = torch.randn(4, 3)
+    with pytest.raises(ValueError, match=rf"^{loss}: group must be a process group"):
+        getattr(F, loss)(z, z, group="gloo")
+    with pytest.raises(ValueError, match=rf"^{loss}: exchange must be one of None, "):
+        getattr(F, loss)(z, z, exchange="carrier pigeon")
+    module = BY_NAME[loss].module
+    with pytest.raises(ValueError, match=rf"^{module}: gather must be False without"):
+        getattr(xl, module)(gather=True)(z, z)
+    with pytest.raises(TypeError, match=rf"^{module}: gather must be True, False or"):
+        getattr(xl, module)(gather="all")
+    with pytest.raises(ValueError, match=rf"^{module}: grad_reduce must be one of "):
+        getattr(xl, module)(grad_reduce="max")
+
+
+def test_ranks_that_do_not_fit_together_are_told_so(pools):
+    for job, message in (
+        ("columns", "z_a must have the same number of columns on every rank, got 3, 4"),
+        ("weights", "weight must be given, or not, on every rank, got 0, 1"),
+        ("gradients", "z_a and z_b must have gradients, or none, on every rank, got"),
+    ):
+        for answer in pools(2)(jobs.mismatched, job):
+            assert answer.startswith(f"info_nce: {message}"), answer
+
+
+def test_second_derivatives_are_refused(pools):
+    options = [(spec.name, {}) for spec in SPECS]
+    options += [
+        ("mmd", {"kernel": xl.EnergyKernel()}),
+        ("mmd", {"estimator": "linear"}),
+    ]
+    options += [(name, {"exchange": "gather"}) for name in ("coral", "barlow_twins")]
+    for name, some in options:
+        for answer in pools(2)(jobs.second_derivative, name, some):
+            assert answer.startswith(
+                "backward: create_graph must be False for a loss of a"
+            )
+
+
+def test_a_process_outside_the_group_is_told_so(pools):
+    inside, outside = pools(2)(jobs.subgroup)
+    assert inside == "nothing was raised"
+    assert outside.startswith("coral: group must be a process group that this process")
+
+
+def test_a_rank_that_fails_does_not_hang_the_others():
+    """They raise when the time that the group was made with is over."""
+    pool = Pool(2, patience=3.0)
+    try:
+        failed, waited = pool(jobs.failing)
+        assert failed == "this rank has failed"
+        kind, seconds = waited
+        assert kind == "RuntimeError"
+        assert seconds < 20
+    finally:
+        pool.close()

@@ -1,0 +1,266 @@
+"""Log-sum-exps along both sides of the logits, of batches that lie on several ranks.
+
+A rank makes the logits of its own rows with all columns, which come to it at once or
+one rank's after the other's. Its rows are then known, the columns are joined over
+ranks. In the backward pass the columns come once more (or are still there), each with
+the gradient it has collected, which goes back to its owner. A rank makes 8·n·N·D
+operations of N rows, n of them its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from xmodal_losses._core import checks
+from xmodal_losses._core.function import Function
+from xmodal_losses._core.pairs.left_out import LeftOut
+from xmodal_losses._core.pairs.log_sum_exp import (
+    Plan,
+    Sides,
+    Slopes,
+    gradients,
+    reduced,
+)
+from xmodal_losses._core.ranks import Ranks, refuse_twice
+
+Negatives: TypeAlias = Literal["group", "all", "cross"]
+NEGATIVES = ("group", "all", "cross")
+Exchange: TypeAlias = Literal["gather", "ring"]
+EXCHANGES = ("gather", "ring")
+
+# All columns at once take fewer and larger messages, one rank's after the other's less
+# memory. Not tuned on any network.
+_MOST_BYTES = 256 * 2**20
+
+
+class Walk(NamedTuple):
+    """How the columns of all ranks come to a rank."""
+
+    ranks: Ranks
+    counts: Sequence[int]  # columns of each rank
+    exchange: Exchange | None  # None chooses
+
+    def ring(self, y: Tensor) -> bool:
+        """Tell whether columns y come one rank's after the other's."""
+        if self.exchange is not None:
+            return self.exchange == "ring"
+        width = y.shape[0] * y.shape[2] * y.element_size()
+        return sum(self.counts) * width > _MOST_BYTES
+
+    def in_turn(self, y: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield the columns of every rank, and whose they are."""
+        if self.ring(y):
+            return self.ranks.around(y.detach(), self.counts, 1)
+        return enumerate(self.ranks.gather(y, self.counts, 1))
+
+
+def meet(
+    caller: str,
+    ranks: Ranks,
+    exchange: Exchange | None,
+    z_a: Tensor,
+    z_b: Tensor,
+    negatives: Negatives,
+    told: dict[str, Tensor | None],
+) -> Walk:
+    """Return how the columns of all ranks come; see that the ranks fit together.
+
+    Those that do not would hang, or worse. Where groups lie on several ranks, as for
+    ``"cross"``, they are what is counted.
+    """
+    cross = negatives == "cross"
+    counted = z_a.shape[:-2] if cross else z_a.shape[:-1]
+    gradients = torch.is_grad_enabled() and (z_a.requires_grad or z_b.requires_grad)
+    alike = {
+        "z_a must have the same number of columns": z_a.shape[-1],
+        "z_a must have the same number of rows per group": z_a.shape[-2] * cross,
+        "z_a must have the same dtype": checks.FLOATS.index(z_a.dtype),
+        "z_b must have the same dtype": checks.FLOATS.index(z_b.dtype),
+        "z_a and z_b must have gradients, or none,": gradients,
+    }
+    for name, tensor in told.items():
+        # Their shapes are known, but for the number of coordinates.
+        size = 0 if tensor is None else 1 + (tensor.shape[-1] * (name == "positions"))
+        alike[f"{name} must be given, or not,"] = size
+    (counts,) = ranks.agree(caller, (counted.numel(),), alike, z_a.device)
+    return Walk(ranks, counts, exchange)
+
+
+def meet_both(
+    caller: str,
+    ranks: Ranks,
+    exchange: Exchange | None,
+    x: Tensor,
+    y: Tensor,
+    weight_x: Tensor | None,
+    weight_y: Tensor | None,
+) -> tuple[Walk, Walk]:
+    """Return how the rows ``(n, D)`` of either batch come; see that ranks fit."""
+    alike = {
+        "z_a must have the same number of columns": x.shape[-1],
+        "z_a or z_b must have the same dtype": checks.FLOATS.index(x.dtype),
+        "weight_a must be given, or not,": weight_x is not None,
+        "weight_b must be given, or not,": weight_y is not None,
+    }
+    counts = ranks.agree(caller, (x.shape[0], y.shape[0]), alike, x.device)
+    of_x, of_y = (Walk(ranks, count, exchange) for count in counts)
+    return of_x, of_y
+
+
+def left_out_across_ranks(left_out: LeftOut, walk: Walk) -> list[LeftOut]:
+    """Return what is no negative among own rows and the columns of every rank.
+
+    Of problems made of several images (``width``), an image is on one rank.
+    """
+    ranks, counts = walk.ranks, walk.counts
+
+    def everywhere(vector: Tensor | None) -> Sequence[Tensor | None]:
+        if vector is None:
+            return [None] * ranks.size
+        return ranks.gather(vector, counts, 1)
+
+    dense: Sequence[Tensor | None] = [None] * ranks.size
+    positions = dense
+    if left_out.width is None:
+        if left_out.dense is not None:
+            dense = torch.split(left_out.dense, list(counts), -1)
+        positions = everywhere(left_out.positions)
+    vectors = zip(
+        dense,
+        everywhere(left_out.valid),
+        everywhere(left_out.ids),
+        positions,
+        strict=True,
+    )
+    out = [
+        left_out._replace(
+            dense=dense_q,
+            valid_y=valid_q,
+            ids_y=ids_q,
+            positions=None if positions_q is None else left_out.positions,
+            positions_y=positions_q,
+            paired=False,
+        )
+        for dense_q, valid_q, ids_q, positions_q in vectors
+    ]
+    own = left_out.dense if left_out.width is not None else dense[ranks.rank]
+    out[ranks.rank] = left_out._replace(dense=own)
+    return out
+
+
+def sides_across_ranks(
+    x: Tensor, y: Tensor, left_out: Sequence[LeftOut], plan: Plan, walk: Walk
+) -> Sides:
+    """Reduce the logits of the own rows x ``(G, n, D)`` with the columns of all ranks.
+
+    Args:
+        x: Rows, ``(G, n, D)``.
+        y: Columns of this rank, ``(G, n, D)``: y_i is the positive of x_i.
+        left_out: For the columns of every rank, which pairs with the own rows are no
+            negatives.
+        plan: How to go through the logits of one rank's columns.
+        walk: How the columns come.
+
+    Returns:
+        The sides of the own rows and of the own columns, ``(G, n)``.
+    """
+    out = _AcrossRanks.apply(x, y, left_out, plan, walk)  # type: ignore[no-untyped-call]
+    positive, rows, *rest = out[: _shown(plan)]
+    if plan.both or not plan.peaks:
+        return Sides(positive, rows, *rest)
+    return Sides(positive, rows, row_peaks=rest[0])
+
+
+def _shown(plan: Plan) -> int:
+    """Return how many outputs are sides; what follows is kept for the gradient."""
+    return 2 + plan.both + plan.peaks * (1 + plan.both)
+
+
+class _AcrossRanks(Function):
+    @staticmethod
+    def forward(
+        x: Tensor, y: Tensor, left_out: Sequence[LeftOut], plan: Plan, walk: Walk
+    ) -> tuple[Tensor, ...]:
+        ranks = walk.ranks
+        everyone = [] if walk.ring(y) else ranks.gather(y, walk.counts, 1)
+        nothing = y.new_full((), -torch.inf)
+        positive = nothing
+        rows = row_peaks = nothing.expand(x.shape[:2])
+        columns = [nothing.expand(y.shape[0], count) for count in walk.counts]
+        peaks = list(columns)
+        for whose, block in enumerate(everyone) if everyone else walk.in_turn(y):
+            if not x.shape[1] or not block.shape[1]:
+                continue
+            found = list(reduced(x, block, left_out[whose], plan))
+            if whose == ranks.rank:
+                positive = found.pop(0)
+            rows = torch.logaddexp(rows, found.pop(0))
+            if plan.both:
+                columns[whose] = found.pop(0)
+            if plan.peaks:
+                row_peaks = torch.maximum(row_peaks, found.pop(0))
+                if plan.both:
+                    peaks[whose] = found.pop(0)
+        if positive is nothing:  # no rows here
+            positive = x.new_empty(x.shape[:2])
+        out = [positive, rows.clone()]
+        own = slice(sum(walk.counts[: ranks.rank]), sum(walk.counts[: ranks.rank + 1]))
+        every_column = nothing
+        if plan.both:
+            every_column = ranks.log_sum_exp(torch.cat(columns, 1), plan.bounded)
+            out.append(every_column[:, own].clone())
+        if plan.peaks:
+            out.append(row_peaks.clone())
+            if plan.both:
+                out.append(ranks.max(torch.cat(peaks, 1))[:, own].clone())
+        return (*out, every_column, *everyone)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, y, ctx.left_out, ctx.plan, ctx.walk = inputs
+        ctx.mark_non_differentiable(*output[2 + ctx.plan.both :])
+        ctx.save_for_backward(x, y, output[1], *output[_shown(ctx.plan) :])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        refuse_twice()
+        x, y, rows, columns, *everyone = ctx.saved_tensors
+        plan, walk, ranks = ctx.plan, ctx.walk, ctx.walk.ranks
+        slope = Slopes(*grads[: 2 + plan.both])
+        counts = walk.counts
+        all_slopes: Sequence[Tensor | None] = [None] * ranks.size
+        all_columns: Sequence[Tensor | None] = all_slopes
+        if slope.columns is not None:
+            all_slopes = ranks.gather(slope.columns, counts, 1)
+            all_columns = torch.split(columns, list(counts), 1)
+        grad_x = torch.zeros_like(x)
+
+        def work(whose: int, block: Tensor) -> Tensor:
+            """Add to the gradient of the rows; return that of the columns."""
+            nonlocal grad_x
+            if not x.shape[1] or not block.shape[1]:
+                return torch.zeros_like(block)
+            some = Slopes(slope.positive, slope.rows, all_slopes[whose])
+            logs = rows, all_columns[whose]
+            both = gradients(
+                x, block, ctx.left_out[whose], plan, (True, True), some, *logs
+            )
+            assert both[0] is not None
+            assert both[1] is not None
+            grad_x = grad_x + both[0]
+            return both[1]
+
+        if everyone:
+            parts = [work(whose, block) for whose, block in enumerate(everyone)]
+            grad_y = ranks.scatter_sum(parts, 1)
+        else:
+            grad_y = torch.zeros_like(y)
+            for whose, block in walk.in_turn(y):
+                grad_y = grad_y + work(whose, block)
+                # After the last step it is handed to whom it belongs.
+                count = counts[(whose - 1) % ranks.size]
+                shape = (y.shape[0], count, y.shape[2])
+                grad_y = ranks.pass_on(grad_y, shape)
+        return grad_x, grad_y, None, None, None
