@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 import xmodal_losses as xl
@@ -131,6 +132,23 @@ def chunked(
     return arrays(fed.compute(), z_a.grad, z_b.grad)
 
 
+def cached_step(
+    rank: int, size: int, inputs: Arrays, counts: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Return the parameters after one step whose encoders' graph came in chunks."""
+    some = tensors(inputs, counts, rank)
+    criterion = xl.InfoNCELoss(learn_temperature=True, gather=True)
+    model = Model(criterion, some["z_a"].shape[-1]).double()
+    chunks = list(zip(some["z_a"].split(2), some["z_b"].split(2), strict=True))
+    xl.cached_backward(criterion, lambda c: (model.a(c[0]), model.b(c[1])), chunks)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            dist.all_reduce(parameter.grad)
+            parameter -= 0.1 * parameter.grad / size
+    return {name: arrays(p)[0] for name, p in model.named_parameters()}
+
+
 def message(function: Any, *args: Any, **kwargs: Any) -> str:
     """Return what a call raises."""
     try:
@@ -217,3 +235,28 @@ def sent(
         forward = total
         value.backward()
         return forward, total - forward
+
+
+def under_autocast(rank: int, size: int, job: str, *args: Any) -> Any:
+    """Do another job where torch prefers bfloat16."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return {"loss": loss, "sent": sent}[job](rank, size, *args)
+
+
+def sharded_step(
+    rank: int,
+    size: int,
+    module: str,
+    inputs: Arrays,
+    counts: dict[str, tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+    """Return the parameters after one step of SGD under FSDP."""
+    from torch.distributed.fsdp import fully_shard
+
+    some = tensors(inputs, counts, rank)
+    model = Model(getattr(xl, module)(gather=True), some["z_a"].shape[-1]).double()
+    fully_shard(model, mesh=init_device_mesh("cpu", (size,)))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(some["z_a"], some["z_b"]).backward()
+    optimiser.step()
+    return {name: arrays(p.full_tensor())[0] for name, p in model.named_parameters()}

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+import torch.distributed.fsdp
 from numpy.testing import assert_allclose
 
 import xmodal_losses as xl
@@ -240,6 +241,19 @@ def test_one_step_under_ddp_is_the_step_of_one_process(pools, module, options, s
                 assert_allclose(value, expected[name], **CLOSE, err_msg=name)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch has another FSDP"
+)
+@pytest.mark.parametrize("module", ["InfoNCELoss", "MMDLoss", "VICRegLoss"])
+def test_one_step_under_fsdp_is_the_step_of_one_process(pools, module):
+    inputs = BY_NAME["info_nce"].draw(Case(rows=(7, 7), dims=(3, 3)), 75)
+    expected = jobs.step(0, 1, module, {}, inputs, None)
+    counts = counts_of(inputs, 2, 1)
+    for parameters in pools(2)(jobs.sharded_step, module, inputs, counts):
+        for name, value in parameters.items():
+            assert_allclose(value, expected[name], **CLOSE, err_msg=name)
+
+
 @pytest.mark.parametrize("module", ["CORALLoss", "BarlowTwinsLoss", "VICRegLoss"])
 def test_chunks_of_all_ranks_are_one_batch(pools, module):
     inputs = BY_NAME["info_nce"].draw(Case(rows=(9, 9)), 76)
@@ -251,6 +265,16 @@ def test_chunks_of_all_ranks_are_one_batch(pools, module):
         counts = counts_of(inputs, 2, how)
         answers = pools(2)(jobs.chunked, module, inputs, counts)
         assert_exact(answers, expected, 2)
+
+
+def test_graphs_in_chunks_are_one_step(pools):
+    inputs = BY_NAME["info_nce"].draw(Case(rows=(9, 9), dims=(3, 3)), 78)
+    options = {"learn_temperature": True}
+    expected = jobs.step(0, 1, "InfoNCELoss", options, inputs, None)
+    counts = counts_of(inputs, 2, 1)
+    for parameters in pools(2)(jobs.cached_step, inputs, counts):
+        for name, value in parameters.items():
+            assert_allclose(value, expected[name], **CLOSE, err_msg=name)
 
 
 # --------------------------------------------------------------------------------------

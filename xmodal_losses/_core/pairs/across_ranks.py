@@ -79,6 +79,7 @@ def meet(
         "z_a must have the same dtype": checks.FLOATS.index(z_a.dtype),
         "z_b must have the same dtype": checks.FLOATS.index(z_b.dtype),
         "z_a and z_b must have gradients, or none,": gradients,
+        "exchange must be the same": (None, *EXCHANGES).index(exchange),
     }
     for name, tensor in told.items():
         # Their shapes are known, but for the number of coordinates.
@@ -103,6 +104,7 @@ def meet_both(
         "z_a or z_b must have the same dtype": checks.FLOATS.index(x.dtype),
         "weight_a must be given, or not,": weight_x is not None,
         "weight_b must be given, or not,": weight_y is not None,
+        "exchange must be the same": (None, *EXCHANGES).index(exchange),
     }
     counts = ranks.agree(caller, (x.shape[0], y.shape[0]), alike, x.device)
     of_x, of_y = (Walk(ranks, count, exchange) for count in counts)
