@@ -62,7 +62,8 @@ def _plainly(x, y, left_out):
         out |= left_out.dense
     if left_out.ids is not None:
         out |= left_out.ids[:, :, None] == left_out.ids_y[:, None]
-        distance = torch.cdist(left_out.positions, left_out.positions_y)
+        gap = left_out.positions[:, :, None] - left_out.positions_y[:, None]
+        distance = gap.abs().amax(-1)
         out |= distance <= left_out.radius
         out |= ~left_out.valid[:, :, None] | ~left_out.valid_y[:, None]
     scores = logits.masked_fill(out, -torch.inf)

@@ -33,7 +33,7 @@ def _is_negative(g, i, h, j, negatives, exclude, near, ids, weight):
 def _near(positions, radius):
     """Whether two rows of a group are within the radius, (G, N, N)."""
     gap = positions[:, :, None] - positions[:, None, :]
-    return np.sqrt((gap * gap).sum(-1)) <= radius
+    return np.abs(gap).max(-1) <= radius
 
 
 def info_nce(

@@ -176,8 +176,9 @@ def info_nce(
         positions: Coordinates ``(…, N, P)``, say of patches in their image: rows of one
             group that are not further apart than ``exclude_radius`` are no negatives of
             each other.
-        exclude_radius: A Euclidean distance ≥ 0 in the units of ``positions``, which
-            go with it.
+        exclude_radius: A distance ≥ 0 in the units of ``positions``, which go with it:
+            the largest difference of a coordinate (Chebyshev's), so that rows are left
+            out in a square window.
         weight: Weights ≥ 0 of the rows, ``(…, N)``. A row of weight 0 is as if it were
             not there; it is no negative either.
         reduction: ``"mean"`` (Σwℓ/Σw over rows and groups), ``"sum"`` (Σwℓ) or

@@ -66,7 +66,8 @@ def _indices(part: slice, like: Tensor) -> Tensor:
 
 
 def _within(x: Tensor, y: Tensor, radius: float) -> Tensor:
-    squares = [
-        (x[..., :, None, k] - y[..., None, :, k]).square() for k in range(x.shape[-1])
-    ]
-    return sum(squares[1:], squares[0]) <= radius**2
+    """Tell whose coordinates all differ by no more than the radius."""
+    near = x.new_ones((), dtype=torch.bool)
+    for k in range(x.shape[-1]):
+        near = near & ((x[..., :, None, k] - y[..., None, :, k]).abs() <= radius)
+    return near
