@@ -24,6 +24,13 @@ class Case:
 
 CASES = (
     Case("info_nce", F.info_nce, plain.info_nce, "equal work"),
+    Case("nt_xent", F.nt_xent, plain.nt_xent, "equal work"),
+    Case(
+        "sigmoid_contrastive",
+        F.sigmoid_contrastive,
+        plain.sigmoid_contrastive,
+        "equal work",
+    ),
     Case("coral", F.coral, plain.coral, "equal work"),
     Case("mmd", F.mmd, plain.mmd, "equal work; plain by torch.cdist"),
     Case("barlow_twins", F.barlow_twins, plain.barlow_twins, "equal work"),

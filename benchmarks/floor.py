@@ -4,8 +4,9 @@ What would remain of a loss if everything but its products were free: the produc
 the best known way to compute it, by `torch.mm`, on matrices of the same size and dtype.
 
 ===================  ================================================================
-symmetric InfoNCE    logits and a gradient for each side: 6·N²·D operations; who does
-                     not keep N² logits makes them again in the backward pass: 8·N²·D
+InfoNCE, SigLIP,     logits and a gradient for each side: 6·N²·D operations; who does
+NT-Xent              not keep N² logits makes them again in the backward pass: 8·N²·D;
+                     NT-Xent of 2N rows, of which all products are symmetric
 MMD                  one triangle of the pooled distances, and from it the gradients
                      of both of its sides: 3·(2N)²·D
 CORAL, VICReg,       second moments and their gradients, through D×D or N×N matrices,
@@ -64,9 +65,17 @@ def _covariances(z_a: Tensor, z_b: Tensor) -> None:
     _ = z_a @ c, z_b @ c.T, z_b @ c, z_a @ c.T
 
 
+def _nt_xent(z_a: Tensor, z_b: Tensor) -> None:
+    z = torch.cat((z_a, z_b))
+    logits = z @ z.mT
+    _ = logits @ z
+
+
 FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     "info_nce": info_nce,
     "info_nce_groups": info_nce,
+    "nt_xent": _nt_xent,
+    "sigmoid_contrastive": info_nce,
     # Three Gram matrices and the four products of their gradients, or two of each.
     "coral": _moments(7, 4),
     "mmd": _mmd,

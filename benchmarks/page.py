@@ -32,6 +32,8 @@ BEGIN = "<!-- What follows is written by `python -m benchmarks.plot`. -->"
 
 TITLES = {
     "info_nce": "InfoNCE",
+    "nt_xent": "NT-Xent",
+    "sigmoid_contrastive": "SigLIP",
     "coral": "CORAL",
     "mmd": "MMD",
     "barlow_twins": "Barlow Twins",

@@ -18,6 +18,8 @@ __all__ = [
     "info_nce",
     "info_nce_loop",
     "mmd",
+    "nt_xent",
+    "sigmoid_contrastive",
     "vicreg",
 ]
 
@@ -32,6 +34,22 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float = 0.07) -> Tensor:
 def info_nce_loop(z_a: Tensor, z_b: Tensor) -> Tensor:
     """Return the mean of `info_nce` over groups, one after the other."""
     return torch.stack([info_nce(a, b) for a, b in zip(z_a, z_b, strict=True)]).mean()
+
+
+def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.07) -> Tensor:
+    """Return the cross entropy of the partner among all others, as SimCLR has it."""
+    z = F.normalize(torch.cat((z_a, z_b)), dim=1)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    target = torch.arange(len(z), device=z.device).roll(len(z_a))
+    return F.cross_entropy(logits, target)
+
+
+def sigmoid_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Return the logistic loss of all pairs over N, as SigLIP begins."""
+    logits = 10 * F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T - 10
+    label = 2 * torch.eye(len(z_a), dtype=z_a.dtype, device=z_a.device) - 1
+    return -F.logsigmoid(label * logits).sum() / len(z_a)
 
 
 def coral(z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ def _moments(columns: int) -> list[Shape]:
 # Series of sizes, each from small to large: what ends one contestant ends its series.
 GRIDS: dict[str, list[list[Shape]]] = {
     "info_nce": [_pairs(128), _pairs(512)],
+    "nt_xent": [_pairs(128)],
+    "sigmoid_contrastive": [_pairs(128)],
     "mmd": [_pairs(128), _pairs(512)],
     "coral": [_moments(128), _moments(1024), _moments(8192)],
     "barlow_twins": [_moments(128), _moments(1024), _moments(8192)],
@@ -45,7 +47,8 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "info_nce_groups": [[(groups, 256, 128) for groups in (4, 16, 64, 256)]],
 }
 # The power of N with which a call grows at least; how fast it does is found by trying.
-GROWTH = {loss: 2 if loss in ("info_nce", "mmd") else 1 for loss in GRIDS}
+PAIRS = ("info_nce", "nt_xent", "sigmoid_contrastive", "mmd")
+GROWTH = {loss: 2 if loss in PAIRS else 1 for loss in GRIDS}
 QUICK: dict[str, list[list[Shape]]] = {
     loss: [[(2, 16, 8) if loss == GROUPS.name else (16, 8)]] for loss in GRIDS
 }

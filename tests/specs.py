@@ -12,7 +12,17 @@ import pytest
 
 from benchmarks import plain
 from harness import Case, LossSpec, label
-from reference import barlow_twins, coral, dcca, info_nce, kernels, mmd, vicreg
+from reference import (
+    barlow_twins,
+    coral,
+    dcca,
+    info_nce,
+    kernels,
+    mmd,
+    nt_xent,
+    sigmoid_contrastive,
+    vicreg,
+)
 from reference.gradient import five_point
 from tolerances import GRADIENT_DIFFERENCES
 
@@ -57,6 +67,42 @@ def _info_nce_cases() -> Iterator[Case]:
     yield Case({"negatives": "cross", "chunk_size": 2}, (3, 3), (2, 2), (2, 2))
     yield Case({"negatives": "all", "chunk_size": 2}, (6, 6))
     yield Case({"negatives": "cross"}, (1, 1), (3, 3), (4,))
+    yield Case({}, (1, 1), (3, 3))
+
+
+def _nt_xent_cases() -> Iterator[Case]:
+    chunks = [None, 1, 3, 100]
+    grid = _grid(
+        normalize=(True, False),
+        masks=((), ("ids",), ("positions",), ("weighted", "ids", "positions")),
+        temperature=(0.2, 0.8),
+    )
+    for count, axes in enumerate(grid):
+        flags = dict.fromkeys(axes.pop("masks"), True)
+        radius = {"exclude_radius": 0.3} if "positions" in flags else {}
+        axes |= {"chunk_size": chunks[count % 4], **radius}
+        yield Case(axes, (4, 4), (3, 3), (2,), **flags)
+    yield Case({"temperature": 0.07}, (5, 5), (3, 3), (2, 2), True)
+    yield Case({"chunk_size": 2}, (6, 6))
+    yield Case({}, (1, 1), (3, 3))
+
+
+def _sigmoid_contrastive_cases() -> Iterator[Case]:
+    chunks = [None, 1, 3, 100]
+    grid = _grid(
+        negatives=("group", "all", "cross"),
+        normalize=(True, False),
+        masks=((), ("exclude",), ("ids",), ("weighted", "exclude", "ids", "positions")),
+    )
+    for count, axes in enumerate(grid):
+        flags = dict.fromkeys(axes.pop("masks"), True)
+        radius = {"exclude_radius": 0.3} if "positions" in flags else {}
+        size = {"scale": 4.0, "bias": -3.0} if axes["normalize"] else {"scale": 1.5}
+        axes |= {"chunk_size": chunks[count % 4], **size, **radius}
+        yield Case(axes, (4, 4), (3, 3), (3,), **flags)
+    yield Case()
+    yield Case({"bias": 0.0}, (5, 5), (3, 3), (2, 2), True)
+    yield Case({"negatives": "cross", "chunk_size": 2}, (3, 3), (2, 2), (2, 2))
     yield Case({}, (1, 1), (3, 3))
 
 
@@ -177,6 +223,29 @@ SPECS = (
         joint=lambda options: options.get("negatives", "group") != "group",
         per_row=True,
         bounds=lambda rows, dim: (0.0, np.log(rows) + 2 / 0.07),
+        rotation="joint",
+        scale=0.0,
+    ),
+    LossSpec(
+        name="nt_xent",
+        module="NTXentLoss",
+        reference=nt_xent.nt_xent,
+        cases=tuple(_nt_xent_cases()),
+        naive=plain.nt_xent,
+        per_row=True,
+        bounds=lambda rows, dim: (0.0, np.log(2 * rows) + 2 / 0.07),
+        rotation="joint",
+        scale=0.0,
+    ),
+    LossSpec(
+        name="sigmoid_contrastive",
+        module="SigmoidContrastiveLoss",
+        reference=sigmoid_contrastive.sigmoid_contrastive,
+        cases=tuple(_sigmoid_contrastive_cases()),
+        naive=plain.sigmoid_contrastive,
+        joint=lambda options: options.get("negatives", "group") != "group",
+        per_row=True,
+        bounds=lambda rows, dim: (0.0, 21.0 + rows),
         rotation="joint",
         scale=0.0,
     ),

@@ -22,6 +22,8 @@ FAMILIES = ("contrastive", "correlation", "distribution", "redundancy")
 # Function → module and the file that holds both.
 LOSSES = {
     "info_nce": ("InfoNCELoss", "contrastive/info_nce.py"),
+    "nt_xent": ("NTXentLoss", "contrastive/nt_xent.py"),
+    "sigmoid_contrastive": ("SigmoidContrastiveLoss", "contrastive/sigmoid.py"),
     "coral": ("CORALLoss", "distribution/coral.py"),
     "mmd": ("MMDLoss", "distribution/mmd.py"),
     "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
@@ -72,6 +74,12 @@ SIGNATURES = {
     "info_nce_terms": "(z_a, z_b, *, temperature=0.07, normalize=True, "
     "negatives='group', exclude=None, ids=None, positions=None, "
     "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
+    "nt_xent": "(z_a, z_b, *, temperature=0.07, normalize=True, ids=None, "
+    "positions=None, exclude_radius=None, weight=None, reduction='mean', "
+    "chunk_size=None, " + GROUP,
+    "sigmoid_contrastive": "(z_a, z_b, *, scale=10.0, bias=-10.0, normalize=True, "
+    "negatives='group', exclude=None, ids=None, positions=None, "
+    "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
     "coral": "(z_a, z_b, *, mean_weight=0.0, weight_a=None, weight_b=None, "
     "reduction='mean', " + GROUP,
     "coral_terms": "(z_a, z_b, *, weight_a=None, weight_b=None, reduction='mean', "
@@ -93,6 +101,11 @@ SIGNATURES = {
     "temperature_range=(0.01, 1.0), symmetric=True, normalize=True, "
     "negatives='group', exclude_radius=None, reduction='mean', chunk_size=None, "
     + GATHER,
+    "NTXentLoss": "(*, temperature=0.07, normalize=True, exclude_radius=None, "
+    "reduction='mean', chunk_size=None, " + GATHER,
+    "SigmoidContrastiveLoss": "(*, scale=10.0, bias=-10.0, learn=False, "
+    "normalize=True, negatives='group', exclude_radius=None, reduction='mean', "
+    "chunk_size=None, " + GATHER,
     "CORALLoss": "(*, mean_weight=0.0, reduction='mean', " + GATHER,
     "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
     "chunk_size=None, " + GATHER,
@@ -178,8 +191,11 @@ def test_module_and_function_share_their_options(loss):
         assert parameter.kind is parameter.KEYWORD_ONLY
         assert parameter.default is None
         assert name in function
-    own = {"learn_temperature", "temperature_range"} if loss == "info_nce" else set()
-    own.add("gather")  # names a group when it is called
+    own = {
+        "info_nce": {"learn_temperature", "temperature_range"},
+        "sigmoid_contrastive": {"learn"},
+    }.get(loss, set())
+    own = own | {"gather"}  # names a group when it is called
     assert set(constructor) | set(forward) == set(function) - {"group"} | own
     assert not set(constructor) & set(forward)
 

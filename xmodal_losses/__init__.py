@@ -2,6 +2,8 @@
 
 from xmodal_losses import functional, kernels
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
+from xmodal_losses.contrastive.nt_xent import NTXentLoss
+from xmodal_losses.contrastive.sigmoid import SigmoidContrastiveLoss
 from xmodal_losses.correlation.dcca import DCCALoss
 from xmodal_losses.distribution.coral import CORALLoss
 from xmodal_losses.distribution.mmd import MMDLoss
@@ -39,8 +41,10 @@ __all__ = [
     "MMDLoss",
     "MaternKernel",
     "MultiKernel",
+    "NTXentLoss",
     "PolynomialKernel",
     "RationalQuadraticKernel",
+    "SigmoidContrastiveLoss",
     "VICRegLoss",
     "cached_backward",
     "functional",

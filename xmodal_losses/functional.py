@@ -5,6 +5,8 @@ from xmodal_losses.contrastive.info_nce import (
     info_nce,
     info_nce_terms,
 )
+from xmodal_losses.contrastive.nt_xent import nt_xent
+from xmodal_losses.contrastive.sigmoid import sigmoid_contrastive
 from xmodal_losses.correlation.dcca import dcca
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
 from xmodal_losses.distribution.mmd import mmd
@@ -28,6 +30,8 @@ __all__ = [
     "info_nce",
     "info_nce_terms",
     "mmd",
+    "nt_xent",
+    "sigmoid_contrastive",
     "vicreg",
     "vicreg_terms",
 ]

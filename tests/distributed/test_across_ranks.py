@@ -24,7 +24,8 @@ pytestmark = pytest.mark.xdist_group("ranks")
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 PAIRS, MOMENTS = ("gather", "ring"), ("statistics", "gather")
 EXCHANGES = {
-    spec.name: PAIRS if spec.name in ("info_nce", "mmd") else MOMENTS for spec in SPECS
+    spec.name: PAIRS if spec.per_row or spec.name == "mmd" else MOMENTS
+    for spec in SPECS
 }
 each_size = pytest.mark.parametrize("size", [2, 3])
 
@@ -202,6 +203,9 @@ def test_float32_and_many_rows_and_columns(pools):
 MODULES = [
     ("InfoNCELoss", {"learn_temperature": True}),
     ("InfoNCELoss", {"learn_temperature": True, "exchange": "ring"}),
+    ("NTXentLoss", {}),
+    ("SigmoidContrastiveLoss", {"learn": True}),
+    ("SigmoidContrastiveLoss", {"learn": True, "exchange": "ring"}),
     ("MMDLoss", {"estimator": "paired"}),
     (
         "MMDLoss",

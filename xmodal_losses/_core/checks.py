@@ -190,6 +190,17 @@ def positive_scalar(caller: str, name: str, value: object) -> None:
         )
 
 
+def scalar(caller: str, name: str, value: object) -> None:
+    """Require a number, or a scalar tensor (whose value is not looked at)."""
+    if not isinstance(value, Tensor):
+        number(caller, name, value)
+    elif value.ndim != 0 or value.dtype not in FLOATS:
+        raise ValueError(
+            f"{caller}: {name} must be a number or a floating-point tensor of shape "
+            f"(), got {value.dtype} of shape {tuple(value.shape)}."
+        )
+
+
 def count(
     caller: str, name: str, value: object, *, at_most: int | None = None, of: str = ""
 ) -> None:

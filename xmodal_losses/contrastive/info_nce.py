@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from xmodal_losses._core import checks, moments, pairs, precision, ranks, reduce
-from xmodal_losses._core.linalg import unit, within
+from xmodal_losses._core import checks, pairs, ranks, reduce
+from xmodal_losses._core.linalg import within
 from xmodal_losses._core.modules import describe
 
 __all__ = ["InfoNCELoss", "InfoNCETerms", "info_nce", "info_nce_terms"]
@@ -95,25 +95,24 @@ def info_nce_terms(
         ``(…, N)``, the logit of the ``positive`` and the log-sum-exps of the negatives
         of a_i and of b_i, ``log_sum_exp_a`` and ``log_sum_exp_b``.
     """
-    contrast = _contrast(
+    contrast = pairs.paired(
         "info_nce_terms",
         z_a,
         z_b,
-        temperature,
-        True,
-        normalize,
-        negatives,
-        exclude,
-        ids,
-        positions,
-        exclude_radius,
-        weight,
-        reduction,
-        chunk_size,
-        group,
-        grad_reduce,
-        exchange,
+        normalize=normalize,
+        negatives=negatives,
+        exclude=exclude,
+        ids=ids,
+        positions=positions,
+        exclude_radius=exclude_radius,
+        weight=weight,
+        reduction=reduction,
+        chunk_size=chunk_size,
+        group=group,
+        grad_reduce=grad_reduce,
+        exchange=exchange,
     )
+    contrast = _scaled("info_nce_terms", contrast, temperature, normalize)
     found = contrast.sides(peaks=True)
     assert found.columns is not None
     assert found.row_peaks is not None
@@ -210,118 +209,41 @@ def info_nce(
         >>> F.info_nce(torch.eye(4), torch.eye(4).flip(0), temperature=0.5)
         tensor(2.3408)
     """
-    contrast = _contrast(
+    checks.flag("info_nce", "symmetric", symmetric)
+    contrast = pairs.paired(
         "info_nce",
         z_a,
         z_b,
-        temperature,
-        symmetric,
-        normalize,
-        negatives,
-        exclude,
-        ids,
-        positions,
-        exclude_radius,
-        weight,
-        reduction,
-        chunk_size,
-        group,
-        grad_reduce,
-        exchange,
+        normalize=normalize,
+        negatives=negatives,
+        exclude=exclude,
+        ids=ids,
+        positions=positions,
+        exclude_radius=exclude_radius,
+        weight=weight,
+        reduction=reduction,
+        chunk_size=chunk_size,
+        group=group,
+        grad_reduce=grad_reduce,
+        exchange=exchange,
     )
+    contrast = _scaled("info_nce", contrast, temperature, normalize)
+    contrast = contrast._replace(both=symmetric)
     directions = 2 if symmetric else 1
-    return contrast.reduced(_row_loss, 1 / directions, weight, reduction)
+    return contrast.reduced(row_loss, 1 / directions, weight, reduction)
 
 
-def _contrast(
+def _scaled(
     caller: str,
-    z_a: Tensor,
-    z_b: Tensor,
+    contrast: pairs.Contrast,
     temperature: float | Tensor,
-    symmetric: bool,
     normalize: bool,
-    negatives: pairs.Negatives,
-    exclude: Tensor | None,
-    ids: Tensor | None,
-    positions: Tensor | None,
-    exclude_radius: float | None,
-    weight: Tensor | None,
-    reduction: reduce.Reduction,
-    chunk_size: int | None,
-    group: ranks.Group | None,
-    grad_reduce: ranks.GradReduce,
-    exchange: pairs.Exchange | None,
 ) -> pairs.Contrast:
-    """Check, and scale the rows so that their inner products are the logits."""
-    _check_options(
-        caller,
-        temperature,
-        symmetric,
-        normalize,
-        negatives,
-        exclude_radius,
-        reduction,
-        chunk_size,
-    )
-    everyone = ranks.joined(caller, group, grad_reduce, exchange, pairs.EXCHANGES)
-    least = 1 if everyone is None else 0
-    checks.embeddings(caller, z_a, z_b, paired=True, min_rows=least)
-    checks.row_ids(caller, "ids", ids, z_a)
-    checks.row_positions(caller, "positions", positions, z_a)
-    if (positions is None) != (exclude_radius is None):
-        raise ValueError(
-            f"{caller}: exclude_radius must be given with positions and only then, got "
-            f"exclude_radius={exclude_radius!r} "
-            f"{'without' if positions is None else 'with'} positions."
-        )
-    checks.row_weight(caller, "weight", weight, z_a)
-    walk = None
-    if everyone is not None and z_a.ndim == 2:
-        negatives = "group"  # the batch is one
-    if everyone is not None and (z_a.ndim == 2 or negatives != "group"):
-        told = {
-            "exclude": exclude,
-            "ids": ids,
-            "positions": positions,
-            "weight": weight,
-        }
-        walk = pairs.meet(caller, everyone, exchange, z_a, z_b, negatives, told)
-    columns = z_a.shape[-2]
-    if walk is not None and z_a.ndim == 2:
-        columns = sum(walk.counts)
-    checks.pair_mask(caller, "exclude", exclude, z_a, columns)
-
-    dtype = precision.compute_dtype(z_a, z_b)
-    a, b = moments.drop(z_a.to(dtype), weight), moments.drop(z_b.to(dtype), weight)
-    lengths = None
-    if isinstance(temperature, Tensor):
-        if normalize:
-            a, b = unit(a, -1), unit(b, -1)
-        a = a / temperature.to(dtype)
-    elif normalize:
-        lengths = 1 / temperature, 1.0
-    else:
-        a = a / temperature
-    return pairs.Contrast(
-        a,
-        b,
-        symmetric,
-        negatives,
-        exclude,
-        ids,
-        None if positions is None else positions.to(dtype),
-        exclude_radius or 0.0,
-        None if weight is None else weight != 0,
-        lengths,
-        precision.narrow_products(z_a, z_b),
-        math.inf if lengths is None else lengths[0],  # a tensor's value is not known
-        chunk_size,
-        everyone,
-        walk,
-    )
+    checks.positive_scalar(caller, "temperature", temperature)
+    return pairs.scaled(contrast, temperature, normalize)
 
 
-def _row_loss(found: pairs.Sides) -> tuple[Tensor, pairs.Slopes]:
+def row_loss(found: pairs.Sides) -> tuple[Tensor, pairs.Slopes]:
     """Return the loss of every row, summed over directions, and its slopes."""
     gap = found.rows - found.positive
     loss, rows = _softplus(gap), gap.sigmoid()
@@ -337,27 +259,6 @@ def _softplus(x: Tensor) -> Tensor:
     # By default torch returns x from 20 on, 2e-9 short; at 40 the difference is below
     # the rounding of float64.
     return softplus(x, threshold=40)
-
-
-def _check_options(
-    caller: str,
-    temperature: object,
-    symmetric: object,
-    normalize: object,
-    negatives: object,
-    exclude_radius: object,
-    reduction: object,
-    chunk_size: object,
-) -> None:
-    checks.positive_scalar(caller, "temperature", temperature)
-    checks.flag(caller, "symmetric", symmetric)
-    checks.flag(caller, "normalize", normalize)
-    checks.option(caller, "negatives", negatives, pairs.NEGATIVES)
-    if exclude_radius is not None:
-        checks.number(caller, "exclude_radius", exclude_radius, at_least=0.0)
-    checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
-    if chunk_size is not None:
-        checks.count(caller, "chunk_size", chunk_size)
 
 
 class InfoNCELoss(nn.Module):
@@ -413,15 +314,9 @@ class InfoNCELoss(nn.Module):
         super().__init__()
         caller = "InfoNCELoss"
         checks.number(caller, "temperature", temperature, above=0.0)
-        _check_options(
-            caller,
-            temperature,
-            symmetric,
-            normalize,
-            negatives,
-            exclude_radius,
-            reduction,
-            chunk_size,
+        checks.flag(caller, "symmetric", symmetric)
+        pairs.check_options(
+            caller, normalize, negatives, exclude_radius, reduction, chunk_size
         )
         ranks.check_module(caller, gather, grad_reduce, exchange, pairs.EXCHANGES)
         checks.flag(caller, "learn_temperature", learn_temperature)

@@ -10,10 +10,9 @@ from xmodal_losses._core.pairs.across_ranks import (
     Exchange,
     Negatives,
     Walk,
-    meet,
     meet_both,
 )
-from xmodal_losses._core.pairs.contrast import Contrast
+from xmodal_losses._core.pairs.contrast import Contrast, scaled, shifted
 from xmodal_losses._core.pairs.discrepancy import discrepancy
 from xmodal_losses._core.pairs.discrepancy_across_ranks import (
     Batch,
@@ -22,6 +21,7 @@ from xmodal_losses._core.pairs.discrepancy_across_ranks import (
 from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
 from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes
+from xmodal_losses._core.pairs.paired import check_options, paired
 from xmodal_losses._core.pairs.pool import Pool, PoolAcrossRanks
 
 __all__ = [
@@ -39,8 +39,11 @@ __all__ = [
     "Sides",
     "Slopes",
     "Walk",
+    "check_options",
     "discrepancy",
     "discrepancy_across_ranks",
-    "meet",
     "meet_both",
+    "paired",
+    "scaled",
+    "shifted",
 ]

@@ -187,31 +187,37 @@ class _AcrossRanks(Function):
     ) -> tuple[Tensor, ...]:
         ranks = walk.ranks
         everyone = [] if walk.ring(y) else ranks.gather(y, walk.counts, 1)
-        nothing = y.new_full((), -torch.inf)
-        positive = nothing
-        rows = row_peaks = nothing.expand(x.shape[:2])
-        columns = [nothing.expand(y.shape[0], count) for count in walk.counts]
-        peaks = list(columns)
+        nothing, lowest = plan.nothing(y), y.new_full((), -torch.inf)
+        positive = None
+        rows, row_peaks = nothing.expand(x.shape[:2]), lowest.expand(x.shape[:2])
+        columns, peaks = (
+            [of_none.expand(y.shape[0], count) for count in walk.counts]
+            for of_none in (nothing, lowest)
+        )
         for whose, block in enumerate(everyone) if everyone else walk.in_turn(y):
             if not x.shape[1] or not block.shape[1]:
                 continue
             found = list(reduced(x, block, left_out[whose], plan))
             if whose == ranks.rank:
                 positive = found.pop(0)
-            rows = torch.logaddexp(rows, found.pop(0))
+            rows = plan.merged(rows, found.pop(0))
             if plan.both:
                 columns[whose] = found.pop(0)
             if plan.peaks:
                 row_peaks = torch.maximum(row_peaks, found.pop(0))
                 if plan.both:
                     peaks[whose] = found.pop(0)
-        if positive is nothing:  # no rows here
+        if positive is None:  # no rows here
             positive = x.new_empty(x.shape[:2])
         out = [positive, rows.clone()]
         own = slice(sum(walk.counts[: ranks.rank]), sum(walk.counts[: ranks.rank + 1]))
         every_column = nothing
         if plan.both:
-            every_column = ranks.log_sum_exp(torch.cat(columns, 1), plan.bounded)
+            every_column = torch.cat(columns, 1)
+            if plan.softplus:
+                every_column = ranks.sum(every_column)
+            else:
+                every_column = ranks.log_sum_exp(every_column, plan.bounded)
             out.append(every_column[:, own].clone())
         if plan.peaks:
             out.append(row_peaks.clone())

@@ -1,6 +1,7 @@
 """Paired rows against their negatives: which those are, and how they are walked."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -37,8 +38,9 @@ class Contrast(NamedTuple):
     radius: float = 0.0
     valid: Tensor | None = None  # (…, N): False where a row takes no part
     lengths: Lengths | None = None
+    softplus: bool = False  # of the negatives, summed, in place of log-sum-exps
     narrow: bool = False  # products may round their operands to bfloat16
-    bound: float = math.inf  # no logit is larger in size
+    bound: float = math.inf  # no logit is known to be larger in size
     chunk_size: int | None = None
     ranks: Ranks | None = None  # of which this one has a part of the batch
     walk: Walk | None = None  # through theirs, if rows have negatives there
@@ -106,8 +108,36 @@ class Contrast(NamedTuple):
                     peaks,
                     self.walk,
                 )
-                found = _joined(found, across)
+                merged = torch.add if self.softplus else _log_add_exp
+                found = _joined(found, across, merged)
             return found.map(lambda part: part.reshape(self.x.shape[:-1]))
+
+    def indices(self) -> Tensor:
+        """Return the index of every row of a problem, ``(…, N)``, on whichever rank."""
+        start = 0
+        if self.walk is not None:
+            start = sum(self.walk.counts[: self.walk.ranks.rank])
+        n = self.x.shape[-2]
+        index = torch.arange(start, start + n, device=self.x.device)
+        return index.expand(self.x.shape[:-1])
+
+    def doubled(self) -> "Contrast":
+        """Return x and y as one batch, each row with its partner as the positive."""
+        walk = self.walk
+        if walk is not None:
+            walk = walk._replace(counts=[2 * count for count in walk.counts])
+
+        def twice(vector: Tensor | None, dim: int = -1) -> Tensor | None:
+            return None if vector is None else torch.cat((vector, vector), dim)
+
+        return self._replace(
+            x=torch.cat((self.x, self.y), -2),
+            y=torch.cat((self.y, self.x), -2),
+            ids=twice(self.ids),
+            positions=twice(self.positions, -2),
+            valid=twice(self.valid),
+            walk=walk,
+        )
 
     def _two_pass(
         self, x: Tensor, y: Tensor, left_out: LeftOut, peaks: bool, walk: Walk | None
@@ -121,7 +151,14 @@ class Contrast(NamedTuple):
         )
 
     def _plan(self, tiling: Tiling, peaks: bool = False) -> Plan:
-        return Plan(tiling, self.both, self.bound <= BOUND, peaks, self.narrow)
+        return Plan(
+            tiling,
+            self.both,
+            self.bound <= BOUND,
+            peaks,
+            self.narrow,
+            self.softplus,
+        )
 
     def _flat(self, z: Tensor) -> Tensor:
         """Return what belongs to the rows by problem; ``"all"`` is one problem."""
@@ -139,17 +176,60 @@ class Contrast(NamedTuple):
         return LeftOut(dense, valid, ids, positions, radius=self.radius, width=width)
 
 
-def _joined(found: Sides, across: Sides) -> Sides:
+def scaled(
+    contrast: Contrast, temperature: float | Tensor, normalize: bool
+) -> Contrast:
+    """Return rows whose inner products are similarities over the temperature.
+
+    Unit rows over a number are left to the engine, which scales rows in cache.
+    """
+    x, y = contrast.x, contrast.y
+    if isinstance(temperature, Tensor):
+        if normalize:
+            x, y = unit(x, -1), unit(y, -1)
+        return contrast._replace(x=x / temperature.to(x.dtype), y=y)
+    if normalize:
+        length = 1 / temperature
+        return contrast._replace(lengths=(length, 1.0), bound=length)
+    return contrast._replace(x=x / temperature)
+
+
+def shifted(
+    contrast: Contrast, scale: float | Tensor, bias: float | Tensor, normalize: bool
+) -> Contrast:
+    """Return rows whose inner products are scale · similarity + bias.
+
+    The bias is a column of y, and meets a column of ones of x.
+    """
+    x, y = contrast.x, contrast.y
+    length, factor = (1.0, scale) if isinstance(scale, Tensor) else (scale, 1.0)
+    if normalize:
+        x, y = unit(x, -1, length), unit(y, -1)
+    else:
+        x = length * x
+    if isinstance(factor, Tensor):
+        x = factor.to(x.dtype) * x
+    ones = x.new_ones((*x.shape[:-1], 1))
+    column = torch.as_tensor(bias, dtype=y.dtype, device=y.device)
+    return contrast._replace(
+        x=torch.cat((x, ones), -1),
+        y=torch.cat((y, column.expand(*y.shape[:-1], 1)), -1),
+    )
+
+
+def _joined(
+    found: Sides, across: Sides, merged: Callable[[Tensor, Tensor], Tensor]
+) -> Sides:
     """Add the negatives of the transposed problems, where they have the same rows."""
     across = across.map(lambda part: part.mT)
     columns = row_peaks = column_peaks = None
     if found.columns is not None and across.columns is not None:
-        columns = _log_add_exp(found.columns, across.columns)
+        columns = merged(found.columns, across.columns)
     if found.row_peaks is not None and across.row_peaks is not None:
         row_peaks = torch.maximum(found.row_peaks, across.row_peaks)
     if found.column_peaks is not None and across.column_peaks is not None:
         column_peaks = torch.maximum(found.column_peaks, across.column_peaks)
-    rows = _log_add_exp(found.rows, across.rows)
+    rows = merged(found.rows, across.rows)
     return Sides(found.positive, rows, columns, row_peaks, column_peaks)
 
 

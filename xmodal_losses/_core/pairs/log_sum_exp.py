@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import TENSORS, LeftOut
@@ -33,6 +34,15 @@ class Plan(NamedTuple):
     bounded: bool  # |logit| ≤ BOUND
     peaks: bool = False
     narrow: bool = False  # operands of products in bfloat16
+    softplus: bool = False  # sums of softplus in place of log-sum-exps
+
+    def merged(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the total of two parts whose totals are known."""
+        return a + b if self.softplus else torch.logaddexp(a, b)
+
+    def nothing(self, like: Tensor) -> Tensor:
+        """Return the total of no logits at all."""
+        return like.new_full((), 0.0 if self.softplus else -torch.inf)
 
 
 # exp(±40) is far from both ends of float32, and so is a sum of any number of them: up
@@ -43,8 +53,8 @@ BOUND = 40.0
 class Sides(NamedTuple):
     """What is known of the logits along both sides, for G problems.
 
-    The log-sum-exps are over the negatives, −inf without any. The peaks are the
-    largest negatives and pass no gradient.
+    Rows and columns are the log-sum-exps over the negatives, −inf without any, or the
+    sums of their softplus. The peaks are the largest negatives and pass no gradient.
     """
 
     positive: Tensor  # (G, N): ⟨x_i, y_i⟩
@@ -138,22 +148,24 @@ def _reduced_part(
             t, on = logits(x_i, y_j, left_out, groups, i, j)
             positive += [] if on is None else [on]
             peaks = [t.amax(dim) for dim in (-1, -2)] if plan.peaks else ()
-            row, *column = log_sum_exps(t, plan)
-            _merge(rows, i, row, *peaks[:1])
+            row, *column = totals(t, plan)
+            _merge(plan, rows, i, row, *peaks[:1])
             if plan.both:
-                _merge(columns, j, *column, *peaks[1:])
+                _merge(plan, columns, j, *column, *peaks[1:])
     row_log, *row_peaks = zip(*rows.values(), strict=True)
     log, *column_peaks = zip(*columns.values(), strict=True) if plan.both else ((),)
     found = (positive, row_log, log, *row_peaks, *column_peaks)
     return tuple(cat(part, 1) for part in found if part)
 
 
-def _merge(parts: dict[int, tuple[Tensor, ...]], at: slice, *new: Tensor) -> None:
-    """Join the log-sum-exp, and the maximum if any, of a tile to those of a part."""
+def _merge(
+    plan: Plan, parts: dict[int, tuple[Tensor, ...]], at: slice, *new: Tensor
+) -> None:
+    """Join the total, and the maximum if any, of a tile to those of a part."""
     if at.start in parts:
         log, *peaks = parts[at.start]
         tops = (torch.maximum(a, b) for a, b in zip(peaks, new[1:], strict=True))
-        new = (torch.logaddexp(log, new[0]), *tops)
+        new = (plan.merged(log, new[0]), *tops)
     parts[at.start] = new
 
 
@@ -174,7 +186,8 @@ def gradients(
 
         u_i exp(s_ij − rows_i) + v_j exp(s_ij − columns_j) ,
 
-    exponentials ≤ 1, and on the diagonal the slope in the positive.
+    exponentials ≤ 1, and on the diagonal the slope in the positive. Of sums of softplus
+    it is (u_i + v_j) sigmoid(s_ij).
     """
     # Of a row without negatives every logit is −inf, and any finite number in place of
     # its log-sum-exp gives the softmax 0.
@@ -193,7 +206,11 @@ def gradients(
                 x_i, y_j = (operand(z, plan.narrow) for z in parts)
                 t, on = logits(x_i, y_j, left_out, groups, i, j)
                 u, log = slope.rows[groups, i, None], rows[groups, i, None]
-                if columns is None or slope.columns is None:
+                if plan.softplus:
+                    if slope.columns is not None:
+                        u = u + slope.columns[groups, None, j]
+                    grad = t.sigmoid() * u
+                elif columns is None or slope.columns is None:
                     grad = (t - log).exp_() * u
                 else:
                     v, across = slope.columns[groups, None, j], columns[groups, None, j]
@@ -260,6 +277,10 @@ def exponentials(t: Tensor, plan: Plan) -> Iterator[Side]:
             yield Side(e, total, total.log() + shift.squeeze(dim))
 
 
-def log_sum_exps(t: Tensor, plan: Plan) -> list[Tensor]:
-    """Return the log-sum-exps of the rows and maybe columns; overwrites the logits."""
+def totals(t: Tensor, plan: Plan) -> list[Tensor]:
+    """Return the totals of the rows and maybe columns; may overwrite the logits."""
+    if plan.softplus:
+        # Beyond 40 the difference from t is below the rounding of float64.
+        t = softplus(t, threshold=40)
+        return [t.sum(dim) for dim in ((-1, -2) if plan.both else (-1,))]
     return [side.log for side in exponentials(t, plan)]

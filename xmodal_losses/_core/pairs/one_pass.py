@@ -20,9 +20,9 @@ from xmodal_losses._core.pairs.log_sum_exp import (
     Slopes,
     exponentials,
     gradients,
-    log_sum_exps,
     logits,
     sides,
+    totals,
 )
 from xmodal_losses._core.pairs.products import cat, operand, product, take
 
@@ -97,7 +97,7 @@ class _OnePass(Function):
                 t, positive = logits(narrow_u, narrow_v, masks, part, rows, columns)
                 assert positive is not None  # all columns are there
                 if not any(need):
-                    loss.append(row_loss(Sides(positive, *log_sum_exps(t, plan)))[0])
+                    loss.append(row_loss(Sides(positive, *totals(t, plan)))[0])
                     continue
                 w = None if weight is None else weight[part, rows]
                 value, grad = _value_and_gradient(
@@ -197,6 +197,16 @@ def _value_and_gradient(
 
     Overwrites the logits: fewer tiles at a time, and those in cache.
     """
+    if plan.softplus:
+        loss, slope = row_loss(Sides(positive, *totals(t, plan)))
+        if weight is not None:
+            slope = slope.scaled(weight)
+        u = slope.rows.unsqueeze(-1)
+        if slope.columns is not None:
+            u = u + slope.columns.unsqueeze(-2)
+        grad = t.sigmoid() * u
+        grad.diagonal(offset, 1, 2).copy_(slope.positive)
+        return loss, grad
     rows, *columns = exponentials(t, plan)
     loss, slope = row_loss(Sides(positive, rows.log, *(side.log for side in columns)))
     if weight is not None:
