@@ -101,7 +101,7 @@ def sigmoid_contrastive(
         >>> F.sigmoid_contrastive(torch.eye(4), torch.eye(4))
         tensor(0.6933)
         >>> F.sigmoid_contrastive(torch.eye(4), torch.eye(4).flip(0))
-        tensor(10.6932)
+        tensor(10.6933)
     """
     contrast = pairs.paired(
         "sigmoid_contrastive",

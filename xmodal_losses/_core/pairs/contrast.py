@@ -39,6 +39,7 @@ class Contrast(NamedTuple):
     valid: Tensor | None = None  # (…, N): False where a row takes no part
     lengths: Lengths | None = None
     softplus: bool = False  # of the negatives, summed, in place of log-sum-exps
+    shift: float = 0.0  # of all logits
     narrow: bool = False  # products may round their operands to bfloat16
     bound: float = math.inf  # no logit is known to be larger in size
     chunk_size: int | None = None
@@ -158,6 +159,7 @@ class Contrast(NamedTuple):
             peaks,
             self.narrow,
             self.softplus,
+            self.shift,
         )
 
     def _flat(self, z: Tensor) -> Tensor:
@@ -197,24 +199,24 @@ def scaled(
 def shifted(
     contrast: Contrast, scale: float | Tensor, bias: float | Tensor, normalize: bool
 ) -> Contrast:
-    """Return rows whose inner products are scale · similarity + bias.
+    """Return rows whose logits are scale · similarity + bias.
 
-    The bias is a column of y, and meets a column of ones of x.
+    A bias that gets a gradient is a column of y, and meets a column of ones of x.
     """
-    x, y = contrast.x, contrast.y
-    length, factor = (1.0, scale) if isinstance(scale, Tensor) else (scale, 1.0)
-    if normalize:
-        x, y = unit(x, -1, length), unit(y, -1)
+    if isinstance(scale, Tensor):
+        contrast = scaled(contrast, scale.reciprocal(), normalize)
     else:
-        x = length * x
-    if isinstance(factor, Tensor):
-        x = factor.to(x.dtype) * x
+        contrast = scaled(contrast, 1 / scale, normalize)
+    if not isinstance(bias, Tensor):
+        return contrast._replace(shift=bias, bound=math.inf)
+    x, y = contrast.x, contrast.y
+    if contrast.lengths is not None:
+        of_x, of_y = contrast.lengths
+        x, y = unit(x, -1, of_x), unit(y, -1, of_y)
     ones = x.new_ones((*x.shape[:-1], 1))
-    column = torch.as_tensor(bias, dtype=y.dtype, device=y.device)
-    return contrast._replace(
-        x=torch.cat((x, ones), -1),
-        y=torch.cat((y, column.expand(*y.shape[:-1], 1)), -1),
-    )
+    column = bias.to(y.dtype).expand(*y.shape[:-1], 1)
+    x, y = torch.cat((x, ones), -1), torch.cat((y, column), -1)
+    return contrast._replace(x=x, y=y, lengths=None, bound=math.inf)
 
 
 def _joined(

@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     peaks: bool = False
     narrow: bool = False  # operands of products in bfloat16
     softplus: bool = False  # sums of softplus in place of log-sum-exps
+    shift: float = 0.0  # of all logits
 
     def merged(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the total of two parts whose totals are known."""
@@ -145,7 +146,7 @@ def _reduced_part(
         for j in plan.tiling.over_columns(y.shape[1]):
             parts = take(x, groups, i), take(y, groups, j)
             x_i, y_j = (operand(z, plan.narrow) for z in parts)
-            t, on = logits(x_i, y_j, left_out, groups, i, j)
+            t, on = logits(x_i, y_j, left_out, plan, groups, i, j)
             positive += [] if on is None else [on]
             peaks = [t.amax(dim) for dim in (-1, -2)] if plan.peaks else ()
             row, *column = totals(t, plan)
@@ -204,7 +205,7 @@ def gradients(
             for j in plan.tiling.over_columns(y.shape[1]):
                 parts = take(x, groups, i), take(y, groups, j)
                 x_i, y_j = (operand(z, plan.narrow) for z in parts)
-                t, on = logits(x_i, y_j, left_out, groups, i, j)
+                t, on = logits(x_i, y_j, left_out, plan, groups, i, j)
                 u, log = slope.rows[groups, i, None], rows[groups, i, None]
                 if plan.softplus:
                     if slope.columns is not None:
@@ -235,13 +236,21 @@ def gradients(
 
 
 def logits(
-    x: Tensor, y: Tensor, left_out: LeftOut, groups: slice, i: slice, j: slice
+    x: Tensor,
+    y: Tensor,
+    left_out: LeftOut,
+    plan: Plan,
+    groups: slice,
+    i: slice,
+    j: slice,
 ) -> tuple[Tensor, Tensor | None]:
     """Return a tile of the logits, −inf where no negative, and its positives if any.
 
     x and y are the rows of the tile, the slices say where it lies.
     """
     t = product(x, y.mT)
+    if plan.shift:
+        t = t + plan.shift
     on = None
     offset = i.start - j.start
     if left_out.paired and -t.shape[-2] < offset < t.shape[-1]:  # it meets the diagonal

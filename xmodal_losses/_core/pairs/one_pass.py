@@ -94,7 +94,9 @@ class _OnePass(Function):
             for rows in plan.tiling.over_rows(x.shape[1]):
                 u, scale_u = _scaled_rows(take(x, part, rows), length_x)
                 narrow_u = operand(u, plan.narrow)
-                t, positive = logits(narrow_u, narrow_v, masks, part, rows, columns)
+                t, positive = logits(
+                    narrow_u, narrow_v, masks, plan, part, rows, columns
+                )
                 assert positive is not None  # all columns are there
                 if not any(need):
                     loss.append(row_loss(Sides(positive, *totals(t, plan)))[0])
@@ -202,9 +204,12 @@ def _value_and_gradient(
         if weight is not None:
             slope = slope.scaled(weight)
         u = slope.rows.unsqueeze(-1)
-        if slope.columns is not None:
-            u = u + slope.columns.unsqueeze(-2)
-        grad = t.sigmoid() * u
+        if slope.columns is None:
+            grad = t.sigmoid() * u
+        elif weight is None:
+            grad = _scaled(t.sigmoid_(), u, slope.columns.unsqueeze(-2))
+        else:
+            grad = (u + slope.columns.unsqueeze(-2)).mul_(t.sigmoid())
         grad.diagonal(offset, 1, 2).copy_(slope.positive)
         return loss, grad
     rows, *columns = exponentials(t, plan)
