@@ -32,6 +32,7 @@ __all__ = ["WAYS", "Way", "compare", "rows"]
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of z_a, z_b and the logit scale
 ROWS, COLUMNS, SCALE = 18, 8, 5.0
+BIAS = -2.0
 NOISE = 1e-5  # far above rounding, far below what is wrong
 
 
@@ -73,26 +74,41 @@ def _library(loss: str, **options: Any) -> Callable[[bool], Loss]:
         function = getattr(F, loss)
 
         def run(z_a: Tensor, z_b: Tensor, scale: Tensor) -> Tensor:
-            some = {**options, "temperature": 1 / scale} if "nce" in loss else options
-            return function(z_a, z_b, **some, group=group)
+            return function(z_a, z_b, **options, **_sized(loss, scale), group=group)
 
         return run
 
     return build
 
 
+def _sized(loss: str, scale: Tensor) -> dict[str, Any]:
+    """Return how a loss is told of the logit scale, if it has one."""
+    if loss in ("info_nce", "nt_xent"):
+        return {"temperature": 1 / scale}
+    return {"scale": scale, "bias": BIAS} if loss == "sigmoid_contrastive" else {}
+
+
 def _average(loss: str) -> Callable[[bool], Loss]:
     """Return the loss of the own rows, as if there were no others."""
 
     def run(z_a: Tensor, z_b: Tensor, scale: Tensor) -> Tensor:
-        if loss == "info_nce":
-            return plain.info_nce(z_a, z_b, 1 / scale)
-        return getattr(plain, loss)(z_a, z_b)
+        if loss == "sigmoid_contrastive":
+            return F.sigmoid_contrastive(z_a, z_b, scale=scale, bias=BIAS)
+        return getattr(plain, loss)(z_a, z_b, **_sized(loss, scale))
 
     return lambda several: run
 
 
-for _loss in ("info_nce", "coral", "mmd", "barlow_twins", "vicreg", "dcca"):
+for _loss in (
+    "info_nce",
+    "nt_xent",
+    "sigmoid_contrastive",
+    "coral",
+    "mmd",
+    "barlow_twins",
+    "vicreg",
+    "dcca",
+):
     WAYS.append(Way(_loss, "xmodal_losses", _library(_loss), uneven=True))
     WAYS.append(Way(_loss, "mean of local losses", _average(_loss), uneven=True))
 WAYS.insert(
@@ -132,7 +148,7 @@ for _local in (False, True):
         )
 
 
-@way("info_nce", "lightly NTXentLoss, gather_distributed", package="lightly")
+@way("nt_xent", "lightly NTXentLoss, gather_distributed", package="lightly")
 def _(several: bool) -> Loss:
     criterion = module("lightly", "lightly.loss.ntx_ent_loss").NTXentLoss(
         temperature=1 / SCALE, gather_distributed=several
@@ -160,7 +176,27 @@ def _pml(efficient: bool) -> Callable[[bool], Loss]:
 
 for _efficient in (False, True):
     _name = f"PML DistributedLossWrapper, efficient={_efficient}"
-    WAYS.append(Way("info_nce", _name, _pml(_efficient), "pytorch-metric-learning"))
+    WAYS.append(Way("nt_xent", _name, _pml(_efficient), "pytorch-metric-learning"))
+
+
+def _siglip(way_of_exchange: str) -> Callable[[bool], Loss]:
+    def build(several: bool) -> Loss:
+        ranks = {}
+        if several:
+            ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
+        criterion = module("open_clip_torch", "open_clip.loss").SigLipLoss(
+            dist_impl=way_of_exchange, **ranks
+        )
+        return lambda z_a, z_b, scale: criterion(
+            nnf.normalize(z_a, dim=-1), nnf.normalize(z_b, dim=-1), scale, BIAS
+        )
+
+    return build
+
+
+for _how in ("bidir", "shift", "reduce", "gather"):
+    _name = f"open_clip SigLipLoss, {_how}"
+    WAYS.append(Way("sigmoid_contrastive", _name, _siglip(_how), "open_clip_torch"))
 
 
 @way("barlow_twins", "official")

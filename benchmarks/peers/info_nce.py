@@ -1,4 +1,4 @@
-"""InfoNCE, alone and in groups."""
+"""InfoNCE, alone and in groups, and its kin."""
 
 import importlib
 import importlib.util
@@ -82,6 +82,7 @@ def _() -> Loss:
     return _pml("NTXentLoss")
 
 
+@peer("nt_xent", "lightly NTXentLoss", formula="formula of lightly's")
 @peer("info_nce", "lightly NTXentLoss", formula="formula of lightly's", differs=JOINT)
 def _() -> Loss:
     def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -97,10 +98,34 @@ def _() -> Loss:
     return loss
 
 
+@peer("nt_xent", "solo-learn SimCLR", package="solo-learn")
 @peer("info_nce", "solo-learn SimCLR", package="solo-learn", differs=JOINT)
 def _() -> Loss:
     loss = module("solo-learn", "solo.losses.simclr").simclr_loss_func
     return partial(loss, temperature=TEMPERATURE)
+
+
+@peer("nt_xent", "PML NTXentLoss", package="pytorch-metric-learning")
+def _() -> Loss:
+    losses = importlib.import_module("pytorch_metric_learning.losses")
+    criterion = losses.NTXentLoss(temperature=TEMPERATURE)
+
+    def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
+        labels = torch.arange(len(z_a), device=z_a.device).repeat(2)
+        return criterion(torch.cat((z_a, z_b)), labels)
+
+    return loss
+
+
+@peer("sigmoid_contrastive", "open_clip SigLipLoss", package="open_clip_torch")
+def _() -> Loss:
+    criterion = module("open_clip_torch", "open_clip.loss").SigLipLoss()
+
+    def loss(z_a: Tensor, z_b: Tensor) -> Tensor:  # rows are normalised by its model
+        a, b = nnf.normalize(z_a, dim=-1), nnf.normalize(z_b, dim=-1)
+        return criterion(a, b, 10.0, -10.0)
+
+    return loss
 
 
 @peer("info_nce_groups", "plain, batched", formula="plain.py, by torch.bmm")
