@@ -150,6 +150,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def published(suite: str, args: argparse.Namespace) -> Path:
+    """Return where the run of a suite is published."""
+    kind = torch.device(args.device).type
+    return RESULTS / f"{suite}--{args.machine}--{kind}.json"
+
+
 def save(
     suite: str,
     args: argparse.Namespace,
@@ -162,9 +168,7 @@ def save(
     if path is None:
         if args.quick or partial:
             return
-        kind = torch.device(args.device).type
-        name = f"{suite}--{args.machine}--{kind}.json"
-        path = RESULTS / name
+        path = published(suite, args)
     path.parent.mkdir(parents=True, exist_ok=True)
     run = {"metadata": metadata(args), "results": results}
     text = json.dumps(_strict(run), indent=1, allow_nan=False, ensure_ascii=False)

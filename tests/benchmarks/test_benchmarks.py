@@ -212,6 +212,30 @@ def test_partial_and_quick_runs_are_not_published(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["targets--here--cpu.json"]
 
 
+def test_what_had_no_time_is_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    args = common.parser("").parse_args(["--quick", "--machine", "here"])
+    args.compile = False
+    results = list(scaling.measure("coral", args))
+    found = {row["contestant"]: row for row in results}
+    for name, seconds in ((contestants.LIBRARY, 9), (contestants.PLAIN, 999)):
+        found[name] |= {
+            "timing": None,
+            "extra_bytes": None,
+            "skipped": f"one call would take {seconds} s or more",
+        }
+    floor = dict(found[contestants.FLOOR])
+    args.json = common.published("scaling--coral", args)
+    common.save("scaling--coral", args, results, partial=False)
+
+    later = {row["contestant"]: row for row in scaling.again("coral", args)}
+    assert list(later) == list(found)
+    assert later[contestants.LIBRARY]["timing"]["median_us"] > 0
+    assert later[contestants.LIBRARY]["skipped"] == ""
+    assert later[contestants.PLAIN]["timing"] is None  # 60 s are too few
+    assert later[contestants.FLOOR] == floor
+
+
 def test_the_page_is_what_was_measured():
     """`python -m benchmarks.plot` has been run after the last measurement."""
     text = page.PAGE.read_text(encoding="utf-8")
