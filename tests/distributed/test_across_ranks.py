@@ -172,7 +172,7 @@ def test_terms(pools, spec):
         assert_exact(answers, expected, 2, exchange)
 
 
-def test_float32_and_many_rows_and_columns(pools):
+def test_many_rows_and_columns(pools):
     """Tiles that do not divide, rows beyond the median's sample, the Gram route."""
     rng = np.random.default_rng(5)
     a = rng.normal(size=(2501, 3))

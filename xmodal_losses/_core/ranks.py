@@ -32,7 +32,8 @@ GRAD_REDUCES = ("mean", "sum")
 class Ranks:
     """The processes of a group, as seen from one of them.
 
-    Nothing here is differentiated: who uses it has the gradient in closed form.
+    Nothing but :meth:`rows` is differentiated: who uses it has the gradient in closed
+    form.
     """
 
     def __init__(self, group: Group, averaged: bool = True) -> None:

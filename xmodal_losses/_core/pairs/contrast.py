@@ -203,10 +203,7 @@ def shifted(
 
     A bias that gets a gradient is a column of y, and meets a column of ones of x.
     """
-    if isinstance(scale, Tensor):
-        contrast = scaled(contrast, scale.reciprocal(), normalize)
-    else:
-        contrast = scaled(contrast, 1 / scale, normalize)
+    contrast = scaled(contrast, 1 / scale, normalize)
     if not isinstance(bias, Tensor):
         return contrast._replace(shift=bias, bound=math.inf)
     x, y = contrast.x, contrast.y

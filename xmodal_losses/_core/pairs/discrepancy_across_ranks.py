@@ -82,7 +82,7 @@ def _weights(batch: Batch) -> Tensor:
 
 
 def _others(batch: Batch, walk: Walk) -> Iterator[tuple[int, Batch]]:
-    """Yield the rows of the ranks that have any, own ones first, as constants."""
+    """Yield the rows of every rank, and whose they are, as constants."""
     weights: Sequence[Tensor | None] = [None] * walk.ranks.size
     if batch.weight is not None:
         weights = walk.ranks.gather(batch.weight, walk.counts, 0)

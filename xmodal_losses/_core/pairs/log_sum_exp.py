@@ -3,7 +3,7 @@
 The first pass reduces every tile of ⟨x_i, y_j⟩ to its rows' and columns' log-sum-exps,
 the second makes it again and turns it into both gradients at once: 8·N·M·D operations
 and a tile of memory. Any loss that depends on the logits through these and the
-positives can be put on top.
+positives can be put on top. Sums of softplus may take the place of log-sum-exps.
 """
 
 from collections.abc import Callable, Iterator
