@@ -13,8 +13,7 @@ __all__ = ["ROWS", "Traffic", "shown", "traffic"]
 
 FLOAT, DOUBLE, INTEGER = 4, 8, 8
 # What the ranks tell each other before rows are exchanged: counts, widths, dtypes, …
-AGREED = {"info_nce": 11, "mmd": 7}
-AGREED_ON_ROWS = 8
+AGREED_ON_PAIRS, AGREED_ON_BATCHES = 11, 9
 
 
 class Traffic(NamedTuple):
@@ -40,7 +39,7 @@ def traffic(loss: str, exchange: str, n: int, d: int, w: int) -> Traffic:
 
     rows = n * d * FLOAT
     if loss == "info_nce":
-        forward = gathered(AGREED[loss] * INTEGER) + added(FLOAT)  # and Σ weights
+        forward = gathered(AGREED_ON_PAIRS * INTEGER) + added(FLOAT)  # and Σ weights
         forward += gathered(rows) + added(n * w * FLOAT)  # y, and its log-sum-exps
         backward = gathered(n * FLOAT)  # slopes in these
         if exchange == "gather":
@@ -52,9 +51,9 @@ def traffic(loss: str, exchange: str, n: int, d: int, w: int) -> Traffic:
         pool = added((1 + d) * DOUBLE) + added(DOUBLE)
         sums = added(5 * DOUBLE) + added(DOUBLE)
         both = 2 * gathered(rows)
-        return Traffic(gathered(AGREED[loss] * INTEGER) + pool + sums + both, 0)
+        return Traffic(gathered(AGREED_ON_BATCHES * INTEGER) + pool + sums + both, 0)
     if exchange == "gather":
-        return Traffic(gathered(AGREED_ON_ROWS * INTEGER) + 2 * gathered(rows), 0)
+        return Traffic(gathered(AGREED_ON_BATCHES * INTEGER) + 2 * gathered(rows), 0)
     triangle, square = d * (d + 1) / 2, d * d
     products = {
         "coral": 2 * triangle,

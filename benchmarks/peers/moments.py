@@ -46,7 +46,8 @@ def _() -> Loss:
 AS_BATCH_NORM = partial(F.barlow_twins, eps=1e-5)
 
 
-def _off_diagonal(c: Tensor) -> Tensor:
+def off_diagonal(c: Tensor) -> Tensor:
+    """Return the entries off the diagonal, as the published codes take them."""
     n = len(c)
     return c.flatten()[:-1].view(n - 1, n + 1)[:, 1:].flatten()
 
@@ -63,7 +64,7 @@ def _() -> Loss:
         a, b = (nnf.batch_norm(z, None, None, training=True) for z in (z_a, z_b))
         c = (a.T @ b).div_(len(a))
         on = c.diagonal().add_(-1).pow_(2).sum()
-        return on + 0.0051 * _off_diagonal(c).pow_(2).sum()
+        return on + 0.0051 * off_diagonal(c).pow_(2).sum()
 
     return loss
 
@@ -94,8 +95,8 @@ def _() -> Loss:
         std_a, std_b = (a.var(0) + 1e-4).sqrt(), (b.var(0) + 1e-4).sqrt()
         variance = nnf.relu(1 - std_a).mean() / 2 + nnf.relu(1 - std_b).mean() / 2
         cov_a, cov_b = a.T @ a / (n - 1), b.T @ b / (n - 1)
-        covariance = _off_diagonal(cov_a).pow_(2).sum().div(d)
-        covariance = covariance + _off_diagonal(cov_b).pow_(2).sum().div(d)
+        covariance = off_diagonal(cov_a).pow_(2).sum().div(d)
+        covariance = covariance + off_diagonal(cov_b).pow_(2).sum().div(d)
         return 25 * invariance + 25 * variance + covariance
 
     return loss

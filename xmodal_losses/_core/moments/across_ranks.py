@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from xmodal_losses._core import checks
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.moments.accumulated import Accumulator
 from xmodal_losses._core.moments.pair import Pair
@@ -91,15 +90,8 @@ def _counts_to_gather(
     few = max(d_a, d_b) <= _FEW_COLUMNS
     if exchange == "statistics" or (exchange is None and few):
         return None
-    alike = {
-        "z_a must have the same number of columns": d_a,
-        "z_b must have the same number of columns": d_b,
-        "z_a must have the same dtype": checks.FLOATS.index(z_a.dtype),
-        "z_b must have the same dtype": checks.FLOATS.index(z_b.dtype),
-        "weights of z_a must be given, or not,": weight_a is not None,
-        "weights of z_b must be given, or not,": weight_b is not None,
-    }
-    counts = ranks.agree(caller, (z_a.shape[0], z_b.shape[0]), alike, z_a.device)
+    alike = {"exchange must be the same": int(exchange == "gather")}
+    counts = ranks.agree_on_batches(caller, z_a, z_b, weight_a, weight_b, alike)
     of_a, of_b = counts
     rows = sum(of_a) * d_a + sum(of_b) * d_b
     moments = d_a**2 * ("aa" in names) / 2 + d_b**2 * ("bb" in names) / 2

@@ -99,14 +99,8 @@ def meet_both(
     weight_y: Tensor | None,
 ) -> tuple[Walk, Walk]:
     """Return how the rows ``(n, D)`` of either batch come; see that ranks fit."""
-    alike = {
-        "z_a must have the same number of columns": x.shape[-1],
-        "z_a or z_b must have the same dtype": checks.FLOATS.index(x.dtype),
-        "weight_a must be given, or not,": weight_x is not None,
-        "weight_b must be given, or not,": weight_y is not None,
-        "exchange must be the same": (None, *EXCHANGES).index(exchange),
-    }
-    counts = ranks.agree(caller, (x.shape[0], y.shape[0]), alike, x.device)
+    alike = {"exchange must be the same": (None, *EXCHANGES).index(exchange)}
+    counts = ranks.agree_on_batches(caller, x, y, weight_x, weight_y, alike)
     of_x, of_y = (Walk(ranks, count, exchange) for count in counts)
     return of_x, of_y
 

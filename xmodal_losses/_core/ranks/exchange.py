@@ -1,18 +1,7 @@
-"""One batch that lies on several processes: who has what, and how it is exchanged.
-
-Every process (rank) holds some of the rows, and the loss is that of the batch joined
-along its first dimension. Values and gradients follow one convention:
-
-- What a rank returns is W times its part of the loss, or the whole loss where all know
-  it: the mean over the W ranks is the loss.
-- What ``backward`` leaves in the tensors of a rank is the derivative of the sum of what
-  all ranks return, W times that of the loss. Averaged over ranks, as DDP and FSDP do,
-  the gradient of every parameter is that of the loss. For those who add up,
-  ``grad_reduce="sum"`` divides by W.
-"""
+"""Exchanges between the processes of a group, and what a rank returns."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,8 +14,6 @@ if TYPE_CHECKING or dist.is_available():
     Group: TypeAlias = dist.ProcessGroup
 else:  # torch can be built without
     Group = object
-GradReduce: TypeAlias = Literal["mean", "sum"]
-GRAD_REDUCES = ("mean", "sum")
 
 
 class Ranks:
@@ -128,6 +115,27 @@ class Ranks:
                 got = ", ".join(map(str, values))
                 raise ValueError(f"{caller}: {text} on every rank, got {got}.")
         return told[: len(counts)]
+
+    def agree_on_batches(
+        self,
+        caller: str,
+        z_a: Tensor,
+        z_b: Tensor,
+        weight_a: Tensor | None,
+        weight_b: Tensor | None,
+        alike: dict[str, int],
+    ) -> list[tuple[int, ...]]:
+        """Return how many rows ``(n, D)`` of either batch are on each rank."""
+        alike = {
+            "z_a must have the same number of columns": z_a.shape[-1],
+            "z_b must have the same number of columns": z_b.shape[-1],
+            "z_a must have the same dtype": checks.FLOATS.index(z_a.dtype),
+            "z_b must have the same dtype": checks.FLOATS.index(z_b.dtype),
+            "weights of z_a must be given, or not,": weight_a is not None,
+            "weights of z_b must be given, or not,": weight_b is not None,
+            **alike,
+        }
+        return self.agree(caller, (z_a.shape[0], z_b.shape[0]), alike, z_a.device)
 
     def rows(self, z: Tensor, counts: Sequence[int]) -> Tensor:
         """Return the rows of all ranks, ``(N, D)``, with a gradient to the own ones.
@@ -273,63 +281,3 @@ def _padded(z: Tensor, count: int, dim: int) -> Tensor:
     if shape[dim] == 0:
         return z.detach().contiguous()
     return torch.cat((z.detach(), z.new_zeros(shape)), dim)
-
-
-def joined(
-    caller: str,
-    group: Group | None,
-    grad_reduce: object = "mean",
-    exchange: object = None,
-    exchanges: Sequence[str] = (),
-) -> Ranks | None:
-    """Check the options, and return the ranks of a group; None for no group."""
-    check(caller, grad_reduce, exchange, exchanges)
-    if group is None:
-        return None
-    known = dist.is_available() and dist.is_initialized()
-    if not known or not isinstance(group, dist.ProcessGroup):
-        remedy = "" if known else " Call torch.distributed.init_process_group first."
-        raise ValueError(
-            f"{caller}: group must be a process group that this process is in, got "
-            f"{type(group).__name__}.{remedy}"
-        )
-    return Ranks(group, grad_reduce == "mean")
-
-
-def of_module(caller: str, gather: bool | Group) -> Group | None:
-    """Return the group that a module's option ``gather`` names."""
-    if not isinstance(gather, bool):
-        return gather
-    if not gather:
-        return None
-    if not (dist.is_available() and dist.is_initialized()):
-        raise ValueError(
-            f"{caller}: gather must be False without a process group, got True. Call "
-            "torch.distributed.init_process_group first."
-        )
-    return dist.group.WORLD
-
-
-def check_module(
-    caller: str,
-    gather: object,
-    grad_reduce: object,
-    exchange: object,
-    exchanges: Sequence[str],
-) -> None:
-    """Check the options of a module."""
-    check(caller, grad_reduce, exchange, exchanges)
-    group = dist.is_available() and isinstance(gather, dist.ProcessGroup)
-    if not isinstance(gather, bool) and not group:
-        raise TypeError(
-            f"{caller}: gather must be True, False or a process group, got "
-            f"{type(gather).__name__}."
-        )
-
-
-def check(
-    caller: str, grad_reduce: object, exchange: object, exchanges: Sequence[str]
-) -> None:
-    """Check the options of modules and functions."""
-    checks.option(caller, "grad_reduce", grad_reduce, GRAD_REDUCES)
-    checks.option(caller, "exchange", exchange, (None, *exchanges))
