@@ -1,8 +1,8 @@
 """Bytes that ranks exchange for a loss, from formulas, and what they would take.
 
-The formulas are those of the exchanges the
-losses make; a test counts the bytes of real ones and compares. The times are
-arithmetic, not measured: bytes over a bandwidth, operations over a rate.
+The formulas are those of the exchanges the losses make; a test counts the bytes of real
+ones and compares. The times are arithmetic, not measured: bytes over a bandwidth,
+operations over a rate.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ __all__ = ["ROWS", "Traffic", "shown", "traffic"]
 FLOAT, DOUBLE, INTEGER = 4, 8, 8
 # What the ranks tell each other before rows are exchanged: counts, widths, dtypes, …
 AGREED_ON_PAIRS, AGREED_ON_BATCHES = 11, 9
+PAIRS = ("info_nce", "nt_xent", "sigmoid_contrastive")
 
 
 class Traffic(NamedTuple):
@@ -38,14 +39,19 @@ def traffic(loss: str, exchange: str, n: int, d: int, w: int) -> Traffic:
         return 2 * size * (w - 1) / w
 
     rows = n * d * FLOAT
-    if loss == "info_nce":
+    if loss in PAIRS:
         forward = gathered(AGREED_ON_PAIRS * INTEGER) + added(FLOAT)  # and Σ weights
-        forward += gathered(rows) + added(n * w * FLOAT)  # y, and its log-sum-exps
-        backward = gathered(n * FLOAT)  # slopes in these
-        if exchange == "gather":
-            backward += gathered(rows)
-        else:  # the rows come once more, and their gradient goes all the way round
-            backward += gathered(rows) + w * rows
+        backward = 0.0
+        if loss == "nt_xent":  # rows of both modalities, and whose they are
+            rows *= 2
+            forward += gathered(2 * n * INTEGER)
+        else:  # sums along the columns, and the slopes in these
+            forward += added(n * w * FLOAT)
+            backward += gathered(n * FLOAT)
+        forward += gathered(rows)
+        backward += gathered(rows)
+        if exchange == "ring":  # as they come again; their gradient goes all the way
+            backward += w * rows
         return Traffic(forward, backward)
     if loss == "mmd":
         pool = added((1 + d) * DOUBLE) + added(DOUBLE)
@@ -68,11 +74,16 @@ def traffic(loss: str, exchange: str, n: int, d: int, w: int) -> Traffic:
 # Nominal: links between the GPUs of one machine, and from one machine to the next, in
 # bytes per second and GPU; float32 products in operations per second.
 INSIDE, BETWEEN, PRODUCTS = 200e9, 25e9, 50e12
-ROWS = [("info_nce", "gather"), ("info_nce", "ring"), ("mmd", "gather")] + [
+ROWS = [(loss, exchange) for loss in PAIRS for exchange in ("gather", "ring")]
+ROWS += [("mmd", "gather")]
+ROWS += [
     (loss, exchange)
     for loss in ("coral", "barlow_twins", "vicreg", "dcca")
     for exchange in ("statistics", "gather")
 ]
+# Products of own rows with all: 2·n·N·D operations each, n and N twice as many where
+# both modalities are one.
+WORK = {"info_nce": 8, "nt_xent": 32, "sigmoid_contrastive": 8, "mmd": 16}
 
 
 def shown() -> str:
@@ -84,8 +95,7 @@ def shown() -> str:
             for w, bandwidth in ((8, INSIDE), (1024, BETWEEN)):
                 size = sum(traffic(loss, exchange, n, d, w))
                 line += [number(size / 1e6), number(1e3 * size / bandwidth)]
-                # All pairs of rows, four products, or six of the MMD's rows with all.
-                work = {"info_nce": 8, "mmd": 16}.get(loss)
+                work = WORK.get(loss)
                 operations = None if work is None else work * n * n * w * d
                 line.append(number(operations and 1e3 * operations / PRODUCTS))
             body.append(line)

@@ -26,13 +26,20 @@ EXCHANGES = {
     spec.name: PAIRS if spec.per_row or spec.name == "mmd" else MOMENTS
     for spec in SPECS
 }
-each_size = pytest.mark.parametrize("size", [2, 3])
+each_size = pytest.mark.parametrize(
+    "size", [2, 3, pytest.param(4, marks=pytest.mark.slow)]
+)
 
 
 def splits(n, size):
     """Return ways to have n rows on so many ranks: even, uneven, and with none."""
-    even = [n // size + (rank < n % size) for rank in range(size)]
-    uneven = [n - size + 1, *[1] * (size - 1)]
+
+    def evenly(n, size):
+        return [n // size + (rank < n % size) for rank in range(size)]
+
+    even = evenly(n, size)
+    most = n // 2 + 1
+    uneven = [most, *evenly(n - most, size - 1)]
     none = [0, *even[1:-1], n - sum(even[1:-1])]
     return [tuple(counts) for counts in (even, uneven, none)]
 
