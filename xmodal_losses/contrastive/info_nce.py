@@ -228,7 +228,7 @@ def info_nce(
         exchange=exchange,
     )
     contrast = _scaled("info_nce", contrast, temperature, normalize)
-    contrast = contrast._replace(both=symmetric)
+    contrast = contrast.replaced(both=symmetric)
     directions = 2 if symmetric else 1
     return contrast.reduced(row_loss, 1 / directions, weight, reduction)
 

@@ -105,8 +105,8 @@ def nt_xent(
     )
     checks.positive_scalar("nt_xent", "temperature", temperature)
     if ids is None:  # of a row itself, which is no negative of it
-        contrast = contrast._replace(ids=contrast.indices())
-    both = pairs.scaled(contrast.doubled(), temperature, normalize)._replace(both=False)
+        contrast = contrast.replaced(ids=contrast.indices())
+    both = pairs.scaled(contrast.doubled(), temperature, normalize).replaced(both=False)
 
     # A mean over 2N rows, or sums of the means of two.
     factor = 1.0 if reduction == "mean" else 0.5

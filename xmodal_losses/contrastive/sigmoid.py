@@ -122,7 +122,7 @@ def sigmoid_contrastive(
     )
     checks.positive_scalar("sigmoid_contrastive", "scale", scale)
     checks.scalar("sigmoid_contrastive", "bias", bias)
-    contrast = pairs.shifted(contrast, scale, bias, normalize)._replace(softplus=True)
+    contrast = pairs.shifted(contrast, scale, bias, normalize).replaced(softplus=True)
     return contrast.reduced(_row_loss, 1.0, weight, reduction)
 
 

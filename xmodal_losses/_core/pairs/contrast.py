@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,10 @@ class Contrast(NamedTuple):
     chunk_size: int | None = None
     ranks: Ranks | None = None  # of which this one has a part of the batch
     walk: Walk | None = None  # through theirs, if rows have negatives there
+
+    def replaced(self, **fields: Any) -> "Contrast":
+        """Return another with these fields; the compiler of torch 2.4 can trace it."""
+        return Contrast(**{**dict(zip(_FIELDS, self, strict=True)), **fields})
 
     def reduced(
         self,
@@ -128,15 +132,12 @@ class Contrast(NamedTuple):
         if walk is not None:
             walk = walk._replace(counts=[2 * count for count in walk.counts])
 
-        def twice(vector: Tensor | None, dim: int = -1) -> Tensor | None:
-            return None if vector is None else torch.cat((vector, vector), dim)
-
-        return self._replace(
+        return self.replaced(
             x=torch.cat((self.x, self.y), -2),
             y=torch.cat((self.y, self.x), -2),
-            ids=twice(self.ids),
-            positions=twice(self.positions, -2),
-            valid=twice(self.valid),
+            ids=_twice(self.ids),
+            positions=_twice(self.positions, -2),
+            valid=_twice(self.valid),
             walk=walk,
         )
 
@@ -178,6 +179,13 @@ class Contrast(NamedTuple):
         return LeftOut(dense, valid, ids, positions, radius=self.radius, width=width)
 
 
+_FIELDS = Contrast._fields
+
+
+def _twice(vector: Tensor | None, dim: int = -1) -> Tensor | None:
+    return None if vector is None else torch.cat((vector, vector), dim)
+
+
 def scaled(
     contrast: Contrast, temperature: float | Tensor, normalize: bool
 ) -> Contrast:
@@ -189,11 +197,11 @@ def scaled(
     if isinstance(temperature, Tensor):
         if normalize:
             x, y = unit(x, -1), unit(y, -1)
-        return contrast._replace(x=x / temperature.to(x.dtype), y=y)
+        return contrast.replaced(x=x / temperature.to(x.dtype), y=y)
     if normalize:
         length = 1 / temperature
-        return contrast._replace(lengths=(length, 1.0), bound=length)
-    return contrast._replace(x=x / temperature)
+        return contrast.replaced(lengths=(length, 1.0), bound=length)
+    return contrast.replaced(x=x / temperature)
 
 
 def shifted(
@@ -205,7 +213,7 @@ def shifted(
     """
     contrast = scaled(contrast, 1 / scale, normalize)
     if not isinstance(bias, Tensor):
-        return contrast._replace(shift=bias, bound=math.inf)
+        return contrast.replaced(shift=bias, bound=math.inf)
     x, y = contrast.x, contrast.y
     if contrast.lengths is not None:
         of_x, of_y = contrast.lengths
@@ -213,7 +221,7 @@ def shifted(
     ones = x.new_ones((*x.shape[:-1], 1))
     column = bias.to(y.dtype).expand(*y.shape[:-1], 1)
     x, y = torch.cat((x, ones), -1), torch.cat((y, column), -1)
-    return contrast._replace(x=x, y=y, lengths=None, bound=math.inf)
+    return contrast.replaced(x=x, y=y, lengths=None, bound=math.inf)
 
 
 def _joined(
