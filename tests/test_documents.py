@@ -1,6 +1,7 @@
 """Every loss has what a loss comes with: a page, a row, a reference, a benchmark."""
 
 import ast
+import inspect
 import re
 
 import pytest
@@ -48,6 +49,16 @@ def test_every_public_name_is_on_a_page():
             if callable(getattr(module, name)):
                 directive = rf":: {module.__name__}\.{name}(\(\))?$"
                 assert re.search(directive, pages, re.M), f"{name} is on no page"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in F.__all__ if inspect.isfunction(getattr(F, name))]
+)
+def test_what_is_returned_is_not_read_as_a_type(name):
+    """Of "a scalar. Dtype: that of the inputs" Sphinx makes a type and its text."""
+    docstring = inspect.getdoc(getattr(F, name))
+    (returned,) = re.findall(r"^Returns:\n((?:    .*\n)+)", docstring, re.M)
+    assert ":" not in re.sub(r"``.*?``|:\w+:`.*?`", "", returned)
 
 
 def test_every_citation_has_an_entry():

@@ -91,7 +91,7 @@ def info_nce_terms(
     Returns:
         ``a_to_b`` and ``b_to_a``, the losses; ``accuracy_a_to_b`` and
         ``accuracy_b_to_a``, without gradient, 1 for a row whose positive beats each of
-        its negatives (a tie is a miss: collapsed embeddings score 0); and of every row,
+        its negatives (a tie is a miss, collapsed embeddings score 0); and of every row,
         ``(…, N)``, the logit of the ``positive`` and the log-sum-exps of the negatives
         of a_i and of b_i, ``log_sum_exp_a`` and ``log_sum_exp_b``.
     """
@@ -194,8 +194,8 @@ def info_nce(
             ``"ring"``, one rank's after the other's. None chooses by size.
 
     Returns:
-        Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. A row without negatives
-        has loss 0. Dtype: that of the inputs, float32 at least.
+        Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. A row without negatives has
+        loss 0. In the dtype of the inputs, float32 at least.
 
     Raises:
         TypeError: If an input is not a floating-point tensor, or an option of another

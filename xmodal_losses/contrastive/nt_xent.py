@@ -75,7 +75,7 @@ def nt_xent(
             ``"ring"``, one rank's after the other's. None chooses by size.
 
     Returns:
-        Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. Dtype: that of the inputs,
+        Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. In the dtype of the inputs,
         float32 at least.
 
     Raises:

@@ -14,8 +14,9 @@ to be dominated by a few, and no need for a large batch.
 
 At the start almost all pairs are no partners; the bias begins at −10 to say so.
 
-Numerics: logits are float32 or wider, whatever autocast says. The bias is one more
-column of the rows. Cost: O(N² D) time, O(N D) memory and a tile of the logits.
+Numerics: logits are float32 or wider, whatever autocast says. A bias that is a tensor
+is one more column of the rows. Cost: O(N² D) time, O(N D) memory and a tile of the
+logits.
 
 References: Algorithm 1 of :cite:t:`zhai2023sigmoid`, which begins with t = 10, c = −10.
 """
@@ -88,7 +89,7 @@ def sigmoid_contrastive(
             ``"ring"``, one rank's after the other's. None chooses by size.
 
     Returns:
-        Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. Dtype: that of the inputs,
+        Scalar, or ``(…, N)`` for ``reduction="none"``; ≥ 0. In the dtype of the inputs,
         float32 at least.
 
     Raises:

@@ -79,7 +79,7 @@ def dcca(
             ``"gather"``, the rows. None chooses by size.
 
     Returns:
-        Scalar, or ``(…)`` for ``reduction="none"``, in [−K, 0]. Dtype: that of the
+        Scalar, or ``(…)`` for ``reduction="none"``, in [−K, 0]. In the dtype of the
         inputs, float32 at least.
 
     Raises:

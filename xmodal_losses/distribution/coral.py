@@ -116,8 +116,8 @@ def coral(
             ``"gather"``, the rows. None chooses by size.
 
     Returns:
-        Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0, and 0 iff the covariances
-        (and means, if they have a weight) agree. Dtype: that of the inputs, float32 at
+        Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0, and 0 iff the covariances (and
+        means, if they have a weight) agree. In the dtype of the inputs, float32 at
         least.
 
     Raises:

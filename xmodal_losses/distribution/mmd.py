@@ -83,7 +83,7 @@ def mmd(
 
     Returns:
         Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0 if biased, of either sign if
-        not. Dtype: that of the inputs, float32 at least.
+        not. In the dtype of the inputs, float32 at least.
 
     Raises:
         TypeError: If an input is not a floating-point tensor, or the kernel no kernel.

@@ -116,7 +116,7 @@ def barlow_twins(
             ``"gather"``, the rows. None chooses by size.
 
     Returns:
-        Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0. Dtype: that of the inputs,
+        Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0. In the dtype of the inputs,
         float32 at least.
 
     Raises:

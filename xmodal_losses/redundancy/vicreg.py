@@ -129,7 +129,7 @@ def vicreg(
             ``"gather"``, the rows. None chooses by size.
 
     Returns:
-        Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0. Dtype: that of the inputs,
+        Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0. In the dtype of the inputs,
         float32 at least.
 
     Raises:
