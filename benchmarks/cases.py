@@ -22,6 +22,16 @@ class Case:
     regime: str
 
 
+def _labelled(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss of labelled rows as one of rows, eight of a class."""
+
+    def call(z_a: Tensor, z_b: Tensor) -> Tensor:
+        labels = torch.arange(len(z_a), device=z_a.device) // 8
+        return loss(z_a, z_b, labels, labels)
+
+    return call
+
+
 CASES = (
     Case("info_nce", F.info_nce, plain.info_nce, "equal work"),
     Case("nt_xent", F.nt_xent, plain.nt_xent, "equal work"),
@@ -30,6 +40,12 @@ CASES = (
         F.sigmoid_contrastive,
         plain.sigmoid_contrastive,
         "equal work",
+    ),
+    Case(
+        "hetero_center",
+        _labelled(F.hetero_center),
+        _labelled(plain.hetero_center),
+        "plain one class after the other",
     ),
     Case("coral", F.coral, plain.coral, "equal work"),
     Case("mmd", F.mmd, plain.mmd, "equal work; plain by torch.cdist"),

@@ -11,6 +11,7 @@ MMD                  one triangle of the pooled distances, and from it the gradi
                      of both of its sides: 3·(2N)²·D
 CORAL, VICReg,       second moments and their gradients, through D×D or N×N matrices,
 Barlow Twins         whichever takes less; symmetric results are not counted half
+Hetero-center        no products: both batches read, and two gradients written
 Deep CCA             three covariances and the four products of their gradients; the
                      decompositions of D×D matrices are left out
 ===================  ================================================================
@@ -35,6 +36,11 @@ def info_nce_twice(z_a: Tensor, z_b: Tensor) -> None:
     logits = z_a @ z_b.mT
     torch.matmul(z_a, z_b.mT, out=logits)
     _ = logits @ z_b, logits.mT @ z_a
+
+
+def _no_products(z_a: Tensor, z_b: Tensor) -> None:
+    """Read both batches and write their gradients, all that is left to do."""
+    _ = z_a + 1, z_b + 1
 
 
 def _mmd(z_a: Tensor, z_b: Tensor) -> None:
@@ -76,6 +82,7 @@ FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     "info_nce_groups": info_nce,
     "nt_xent": _nt_xent,
     "sigmoid_contrastive": info_nce,
+    "hetero_center": _no_products,
     # Three Gram matrices and the four products of their gradients, or two of each.
     "coral": _moments(7, 4),
     "mmd": _mmd,

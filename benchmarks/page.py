@@ -34,6 +34,7 @@ TITLES = {
     "info_nce": "InfoNCE",
     "nt_xent": "NT-Xent",
     "sigmoid_contrastive": "SigLIP",
+    "hetero_center": "Hetero-center",
     "coral": "CORAL",
     "mmd": "MMD",
     "barlow_twins": "Barlow Twins",

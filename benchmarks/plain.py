@@ -15,6 +15,7 @@ __all__ = [
     "barlow_twins",
     "coral",
     "dcca",
+    "hetero_center",
     "info_nce",
     "info_nce_loop",
     "mmd",
@@ -50,6 +51,17 @@ def sigmoid_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
     logits = 10 * F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T - 10
     label = 2 * torch.eye(len(z_a), dtype=z_a.dtype, device=z_a.device) - 1
     return -F.logsigmoid(label * logits).sum() / len(z_a)
+
+
+def hetero_center(
+    z_a: Tensor, z_b: Tensor, labels_a: Tensor, labels_b: Tensor
+) -> Tensor:
+    """Return the mean squared distance of class centres, one class after the other."""
+    gaps = [
+        (z_a[labels_a == k].mean(0) - z_b[labels_b == k].mean(0)).square().sum()
+        for k in set(labels_a.tolist()) & set(labels_b.tolist())
+    ]
+    return torch.stack(gaps).mean()
 
 
 def coral(z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "nt_xent": [_pairs(128)],
     "sigmoid_contrastive": [_pairs(128)],
     "mmd": [_pairs(128), _pairs(512)],
+    "hetero_center": [_moments(128)],
     "coral": [_moments(128), _moments(1024), _moments(8192)],
     "barlow_twins": [_moments(128), _moments(1024), _moments(8192)],
     "vicreg": [_moments(128), _moments(1024), _moments(8192)],

@@ -59,6 +59,7 @@ class LossSpec:
         terms: Reference of ``<name>_terms`` and the options it takes, if there is one.
         weights: Names of the per-row weights.
         gradient: Numerical gradient of the reference, and its tolerance.
+        labels: Rows of both views have classes, ``labels_a`` and ``labels_b``.
         paired: Rows of the two views belong together.
         unequal_rows: N and M may differ.
         unequal_dims: D_a and D_b may differ.
@@ -85,6 +86,7 @@ class LossSpec:
     weights: tuple[str, ...] = ("weight",)
     gradient: Callable = complex_step
     gradient_tolerance: dict = field(default_factory=lambda: GRADIENT)
+    labels: bool = False
     paired: bool = True
     unequal_rows: bool = False
     unequal_dims: bool = False
@@ -119,6 +121,11 @@ class LossSpec:
         z_b[..., :rows, :dim] *= noise
         z_b[..., :rows, :dim] += z_a[..., :rows, :dim]
         inputs = {"z_a": z_a, "z_b": z_b + 0.3}
+        if self.labels:  # any integers; some classes are of one view only
+            for name, first, count in (("labels_a", -1, n), ("labels_b", 0, m)):
+                labels = rng.integers(first, 3, size=(*case.lead, count))
+                labels[..., 0] = 0  # this one is of both
+                inputs[name] = labels
         if case.weighted:
             for name, count in zip(self.weights, (n, m), strict=False):
                 weight = rng.uniform(0.2, 2.0, size=(*case.lead, count))
@@ -142,7 +149,18 @@ class LossSpec:
         """Return the value of the package on torch inputs."""
         inputs = dict(inputs)
         z_a, z_b = inputs.pop("z_a"), inputs.pop("z_b")
+        inputs = self.labels_of(z_a, z_b) | inputs
         return self.function(z_a, z_b, **inputs, **to_package(options))
+
+    def labels_of(self, z_a: Any, z_b: Any) -> dict:
+        """Return classes of rows for which the test has none, if the loss asks."""
+        if not self.labels:
+            return {}
+        labels = {}
+        for name, z in (("labels_a", z_a), ("labels_b", z_b)):
+            shape = getattr(z, "shape", ())[:-1] or (4,)  # z may be no batch at all
+            labels[name] = (torch.arange(shape[-1]) % 3).expand(shape)
+        return labels
 
     def build(self, options: dict) -> torch.nn.Module:
         """Return the module with these options."""
@@ -211,6 +229,11 @@ def drawn(
 ) -> dict[str, torch.Tensor]:
     """Return the inputs of a case as tensors."""
     return to_torch(spec.draw(case or Case(), seed), dtype, grad)
+
+
+def map_views(inputs: Arrays, f: Callable) -> Arrays:
+    """Return the inputs with f of both views."""
+    return {k: f(v) if k.startswith("z_") else v for k, v in inputs.items()}
 
 
 def two_samples(rows=(7, 5), dim=3, lead=(), seed=0):

@@ -16,6 +16,7 @@ from reference import (
     barlow_twins,
     coral,
     dcca,
+    hetero_center,
     info_nce,
     kernels,
     mmd,
@@ -104,6 +105,15 @@ def _sigmoid_contrastive_cases() -> Iterator[Case]:
     yield Case({"bias": 0.0}, (5, 5), (3, 3), (2, 2), True)
     yield Case({"negatives": "cross", "chunk_size": 2}, (3, 3), (2, 2), (2, 2))
     yield Case({}, (1, 1), (3, 3))
+
+
+def _hetero_center_cases() -> Iterator[Case]:
+    for count, margin in enumerate((0.0, 0.3)):
+        yield Case({"margin": margin})
+        yield Case({"margin": margin}, (7, 5), (3, 3), weighted=True)
+        yield Case({"margin": margin}, (6, 6), (3, 3), (2, 2), bool(count))
+    yield Case({}, (1, 1), (2, 2), (3,))
+    yield Case({}, (4, 4), (2, 2), (5,), True)
 
 
 def _mmd_cases() -> Iterator[Case]:
@@ -248,6 +258,20 @@ SPECS = (
         bounds=lambda rows, dim: (0.0, 21.0 + rows),
         rotation="joint",
         scale=0.0,
+    ),
+    LossSpec(
+        name="hetero_center",
+        module="HeteroCenterLoss",
+        reference=hetero_center.hetero_center,
+        cases=tuple(_hetero_center_cases()),
+        naive=plain.hetero_center,
+        weights=("weight_a", "weight_b"),
+        labels=True,
+        paired=False,
+        unequal_rows=True,
+        shift="joint",
+        rotation="joint",
+        scale=2.0,
     ),
     LossSpec(
         name="coral",

@@ -24,6 +24,11 @@ LOSSES = {
     "info_nce": ("InfoNCELoss", "contrastive/info_nce.py"),
     "nt_xent": ("NTXentLoss", "contrastive/nt_xent.py"),
     "sigmoid_contrastive": ("SigmoidContrastiveLoss", "contrastive/sigmoid.py"),
+    "contrastive_center": (
+        "ContrastiveCenterLoss",
+        "contrastive/contrastive_center.py",
+    ),
+    "hetero_center": ("HeteroCenterLoss", "contrastive/hetero_center.py"),
     "coral": ("CORALLoss", "distribution/coral.py"),
     "mmd": ("MMDLoss", "distribution/mmd.py"),
     "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
@@ -80,6 +85,10 @@ SIGNATURES = {
     "sigmoid_contrastive": "(z_a, z_b, *, scale=10.0, bias=-10.0, normalize=True, "
     "negatives='group', exclude=None, ids=None, positions=None, "
     "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
+    "contrastive_center": "(z, labels, centers, *, delta=1.0, weight=None, "
+    "reduction='mean', group=None, grad_reduce='mean')",
+    "hetero_center": "(z_a, z_b, labels_a, labels_b, *, margin=0.0, weight_a=None, "
+    "weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
     "coral": "(z_a, z_b, *, mean_weight=0.0, weight_a=None, weight_b=None, "
     "reduction='mean', " + GROUP,
     "coral_terms": "(z_a, z_b, *, weight_a=None, weight_b=None, reduction='mean', "
@@ -106,6 +115,10 @@ SIGNATURES = {
     "SigmoidContrastiveLoss": "(*, scale=10.0, bias=-10.0, learn=False, "
     "normalize=True, negatives='group', exclude_radius=None, reduction='mean', "
     "chunk_size=None, " + GATHER,
+    "ContrastiveCenterLoss": "(num_classes, num_features, *, delta=1.0, "
+    "reduction='mean', gather=False, grad_reduce='mean')",
+    "HeteroCenterLoss": "(*, margin=0.0, reduction='mean', gather=False, "
+    "grad_reduce='mean')",
     "CORALLoss": "(*, mean_weight=0.0, reduction='mean', " + GATHER,
     "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
     "chunk_size=None, " + GATHER,
@@ -186,23 +199,30 @@ def test_module_and_function_share_their_options(loss):
     constructor = dict(inspect.signature(module).parameters)
     forward = dict(inspect.signature(module.forward).parameters)
     forward.pop("self")
-    assert list(forward)[:2] == ["z_a", "z_b"]
-    for name, parameter in list(forward.items())[2:]:
-        assert parameter.kind is parameter.KEYWORD_ONLY
-        assert parameter.default is None
-        assert name in function
+    tensors = [name for name, p in function.items() if p.default is p.empty]
+    learned = {"contrastive_center": {"centers"}}.get(loss, set())
+    assert list(forward)[: len(tensors) - len(learned)] == [
+        name for name in tensors if name not in learned
+    ]
+    for name, parameter in forward.items():
+        if name not in tensors:
+            assert parameter.kind is parameter.KEYWORD_ONLY
+            assert parameter.default is None
+            assert name in function
     own = {
         "info_nce": {"learn_temperature", "temperature_range"},
         "sigmoid_contrastive": {"learn"},
+        "contrastive_center": {"num_classes", "num_features"},
     }.get(loss, set())
     own = own | {"gather"}  # names a group when it is called
-    assert set(constructor) | set(forward) == set(function) - {"group"} | own
+    assert set(constructor) | set(forward) == set(function) - {"group"} - learned | own
     assert not set(constructor) & set(forward)
 
 
 def test_modules_show_every_option():
     for loss, (module, _) in LOSSES.items():
-        shown = repr(getattr(xl, module)())
+        sizes = {"contrastive_center": (3, 2)}.get(loss, ())
+        shown = repr(getattr(xl, module)(*sizes))
         for option in inspect.signature(getattr(xl, module)).parameters:
             if option != "temperature_range":  # shown where it has a meaning
                 assert option in shown, f"{loss}: {option} is missing in {shown}"

@@ -43,14 +43,15 @@ def test_batched_equals_loop(spec, case, lead):
 def test_broadcast_and_strided_inputs(spec):
     """Expanded, transposed and sliced tensors mean what their values say."""
     inputs = spec.draw(Case(lead=(2,)), seed=5)
-    z_a, z_b = to_torch(inputs, grad=False).values()
-    expected = spec({"z_a": z_a, "z_b": z_b})
+    z_a, z_b, *rest = to_torch(inputs, grad=False).values()
+    rest = dict(zip(list(inputs)[2:], rest, strict=True))
+    expected = spec({"z_a": z_a, "z_b": z_b, **rest})
 
     strided = z_a.mT.contiguous().mT
     sliced = torch.stack([z_b, torch.full_like(z_b, torch.nan)], -1)[..., 0]
     assert not strided.is_contiguous()
     assert not sliced.is_contiguous()
-    assert_allclose(spec({"z_a": strided, "z_b": sliced}), expected, **SAME)
+    assert_allclose(spec({"z_a": strided, "z_b": sliced, **rest}), expected, **SAME)
 
     shared = z_a[:1].expand(2, -1, -1)
     value = spec({"z_a": shared, "z_b": z_b})

@@ -41,7 +41,7 @@ def test_embeddings_must_be_floating_point(spec, view, bad):
     with pytest.raises(TypeError, match=_grammar(spec.name, view)):
         spec(views)
     with pytest.raises(TypeError, match=_grammar(spec.name, view)):
-        spec.build({})(**views)
+        spec.build({})(**views, **spec.labels_of(**views))
 
 
 @pytest.mark.parametrize("shape", [(), (4,)])
@@ -227,6 +227,8 @@ OPTIONS = [
     ("info_nce", "exclude_radius", ["1", True], TypeError),
     ("mmd", "chunk_size", [0, -3], ValueError),
     ("mmd", "chunk_size", [2.0, "4", True], TypeError),
+    ("hetero_center", "margin", [-1.0, NAN, INF], ValueError),
+    ("hetero_center", "margin", ["1", None], TypeError),
     ("coral", "mean_weight", [-1.0, NAN, INF], ValueError),
     ("coral", "mean_weight", ["1", None], TypeError),
     ("mmd", "estimator", ["quadratic", None], ValueError),
@@ -269,7 +271,7 @@ def test_options_are_checked(name, option, value, exception):
     exception = exception or (TypeError, ValueError)
     z = torch.randn(6, 4)
     with pytest.raises(exception, match=_grammar(name, option)):
-        getattr(F, name)(z, z, **{option: value})
+        getattr(F, name)(z, z, **spec.labels_of(z, z), **{option: value})
     with pytest.raises(exception, match=_grammar(spec.module, option)):
         getattr(xl, spec.module)(**{option: value})
 

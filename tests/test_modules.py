@@ -16,6 +16,8 @@ import xmodal_losses.functional as F
 from harness import MASKS, Case, drawn, to_torch, value_and_grad
 from specs import BY_NAME, each_case, each_covering_case, each_loss
 
+VIEWS = ("z_a", "z_b", "labels_a", "labels_b")
+
 
 @each_case()
 def test_module_is_the_function(spec, case):
@@ -43,16 +45,16 @@ def test_signatures_agree(spec):
     assert list(function)[:2] == ["z_a", "z_b"]
     keyword_only = inspect.Parameter.KEYWORD_ONLY
     for parameters in (function, forward):
-        per_call = [p for n, p in parameters.items() if n not in ("self", "z_a", "z_b")]
+        per_call = [p for n, p in parameters.items() if n not in ("self", *VIEWS)]
         assert all(p.kind is keyword_only for p in per_call)
     # The module keeps `gather`, which names the group when it is called.
     assert {"gather"} <= set(init)
-    options = {n: p for n, p in function.items() if n not in ("z_a", "z_b", "group")}
+    options = {n: p for n, p in function.items() if n not in (*VIEWS, "group")}
     for name, parameter in options.items():
         place = forward if name in (*spec.weights, *MASKS) else init
         assert name in place, name
         assert place[name].default == parameter.default, name
-    tensors = {"self", "z_a", "z_b", *spec.weights, *MASKS}
+    tensors = {"self", *VIEWS, *spec.weights, *MASKS}
     assert set(forward) <= tensors
 
 

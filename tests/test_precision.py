@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import Case, value_and_grad
+from harness import Case, to_torch, value_and_grad
 from specs import each_loss
 from tolerances import NAIVE_FACTOR, ROUNDING
 
@@ -30,13 +30,17 @@ def _inputs(spec, dtype, rows=48, dim=12, offset=0.0, scale=1.0, noise=0.7):
     case = Case(rows=(rows, rows), dims=(dim, dim))
     inputs = spec.draw(case, seed=40, noise=noise)
     return {
-        name: torch.tensor(scale * z + offset).to(dtype) for name, z in inputs.items()
+        name: torch.tensor(scale * z + offset).to(dtype)
+        if name in ("z_a", "z_b")
+        else torch.tensor(z)
+        for name, z in inputs.items()
     }
 
 
 def _run(function, inputs, dtype, upstream=1.0):
-    views = [inputs[name].to(dtype, copy=True) for name in ("z_a", "z_b")]
-    value = function(*(view.requires_grad_() for view in views))
+    inputs = dict(inputs)
+    views = [inputs.pop(name).to(dtype, copy=True) for name in ("z_a", "z_b")]
+    value = function(*(view.requires_grad_() for view in views), **inputs)
     value.backward(torch.full_like(value, upstream))
     grads = [view.grad.double() / upstream for view in views]
     return value.detach().double(), grads
@@ -90,8 +94,7 @@ def test_dtypes_of_result_and_gradient(spec, dtype):
     wide = torch.promote_types(dtype, torch.float32)
     inputs = spec.draw(Case(lead=(2,), weighted=True), seed=41)
     for reduction in ("none", "mean", "sum"):
-        tensors = {k: torch.tensor(v).to(dtype) for k, v in inputs.items()}
-        tensors["z_a"].requires_grad_()
+        tensors = to_torch(inputs, dtype)
         value = spec(tensors, reduction=reduction)
         assert value.dtype == wide
         value.sum().backward()

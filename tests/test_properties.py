@@ -117,9 +117,9 @@ def test_range(spec, regime):
 @given(regime=regimes())
 def test_zero_for_equal_views(spec, regime):
     inputs, _ = _draw(spec, regime)
-    inputs["z_b"] = inputs["z_a"]
-    if "weight_a" in inputs:
-        inputs["weight_b"] = inputs["weight_a"]
+    for name in ("z", "weight", "labels"):
+        if f"{name}_a" in inputs:
+            inputs[f"{name}_b"] = inputs[f"{name}_a"]
     value, *grads = value_and_grad(spec, inputs, **spec.generic)
     slack = 1e-12 * max(1.0, regime["scale"] ** 4)
     assert abs(value) < slack

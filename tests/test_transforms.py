@@ -87,7 +87,7 @@ def test_func_grad(spec, case):
     )
 
     def f(z_a, z_b):
-        return spec({"z_a": z_a, "z_b": z_b}, **case.options)
+        return spec(tensors | {"z_a": z_a, "z_b": z_b}, **case.options)
 
     views = (tensors["z_a"].detach(), tensors["z_b"].detach())
     for grad, reference in zip(
@@ -109,10 +109,10 @@ def test_func_vmap(spec, case):
         for i in range(3)
     ]
 
-    def f(z_a, z_b):
-        return spec({"z_a": z_a, "z_b": z_b}, **case.options)
+    def f(*inputs):
+        return spec(dict(zip(tensors, inputs, strict=True)), **case.options)
 
-    values = torch.func.vmap(f)(tensors["z_a"], tensors["z_b"])
+    values = torch.func.vmap(f)(*tensors.values())
     assert_allclose(values, torch.stack([item[0] for item in loop]), **SAME)
     grads = torch.func.vmap(torch.func.grad(f, argnums=(0, 1)))(*tensors.values())
     for k, grad in enumerate(grads):

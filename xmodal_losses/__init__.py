@@ -1,6 +1,8 @@
 """Numerically checked, batched PyTorch losses that make two modalities agree."""
 
 from xmodal_losses import functional, kernels
+from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
+from xmodal_losses.contrastive.hetero_center import HeteroCenterLoss
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
 from xmodal_losses.contrastive.nt_xent import NTXentLoss
 from xmodal_losses.contrastive.sigmoid import SigmoidContrastiveLoss
@@ -30,9 +32,11 @@ __all__ = [
     "BarlowTwinsLoss",
     "CORALLoss",
     "ChunkedMoments",
+    "ContrastiveCenterLoss",
     "DCCALoss",
     "EnergyKernel",
     "GaussianKernel",
+    "HeteroCenterLoss",
     "InfoNCELoss",
     "InverseMultiquadricKernel",
     "Kernel",

@@ -1,5 +1,7 @@
 """The losses as functions of tensors. Every one is a quantity to minimise."""
 
+from xmodal_losses.contrastive.contrastive_center import contrastive_center
+from xmodal_losses.contrastive.hetero_center import hetero_center
 from xmodal_losses.contrastive.info_nce import (
     InfoNCETerms,
     info_nce,
@@ -24,9 +26,11 @@ __all__ = [
     "VICRegTerms",
     "barlow_twins",
     "barlow_twins_terms",
+    "contrastive_center",
     "coral",
     "coral_terms",
     "dcca",
+    "hetero_center",
     "info_nce",
     "info_nce_terms",
     "mmd",

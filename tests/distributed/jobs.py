@@ -61,6 +61,27 @@ def loss(
     return arrays(value, some["z_a"].grad, some["z_b"].grad)
 
 
+def centers(
+    rank: int,
+    size: int,
+    inputs: Arrays,
+    around: np.ndarray,
+    counts: dict[str, tuple[int, ...]] | None,
+    grad_reduce: str,
+) -> tuple[np.ndarray, ...]:
+    """Return the contrastive-center loss, and the gradients of own rows and centres."""
+    own = {name: (len(array),) for name, array in inputs.items()}
+    some = tensors(inputs, counts or own, rank)
+    of_all = torch.tensor(around, requires_grad=True)
+    some["z"].requires_grad_()
+    group = dist.group.WORLD if counts else None
+    value = F.contrastive_center(
+        **some, centers=of_all, group=group, grad_reduce=grad_reduce
+    )
+    value.backward()
+    return arrays(value, some["z"].grad, of_all.grad)
+
+
 def mutated_loss(
     rank: int, size: int, mutation: str, *args: Any
 ) -> tuple[np.ndarray, ...]:
@@ -75,7 +96,16 @@ def mutated_loss(
     def without_the_last(self: Ranks, own: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(self, own * (self.rank < self.size - 1))
 
-    with mock.patch.object(Ranks, "sum", without_the_last):
+    gathered = Ranks.gather
+
+    def but_the_last(self: Ranks, *args: Any) -> list[torch.Tensor]:
+        *parts, last = gathered(self, *args)
+        return [*parts, torch.zeros_like(last)]
+
+    with (
+        mock.patch.object(Ranks, "sum", without_the_last),
+        mock.patch.object(Ranks, "gather", but_the_last),
+    ):
         return loss(rank, size, *args)
 
 

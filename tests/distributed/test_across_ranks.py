@@ -25,7 +25,7 @@ PAIRS, MOMENTS = ("gather", "ring"), ("statistics", "gather")
 EXCHANGES = {
     spec.name: PAIRS if spec.per_row or spec.name == "mmd" else MOMENTS
     for spec in SPECS
-}
+} | {"hetero_center": (None,)}
 each_size = pytest.mark.parametrize(
     "size", [2, 3, pytest.param(4, marks=pytest.mark.slow)]
 )
@@ -50,7 +50,7 @@ def counts_of(inputs, size, how, unpaired=False):
     The two batches of an unpaired loss need not lie alike.
     """
     counts = {name: splits(len(array), size)[how] for name, array in inputs.items()}
-    for name in counts.keys() & {"z_b", "weight_b"}:
+    for name in counts.keys() & {"z_b", "weight_b", "labels_b"}:
         if unpaired and inputs["z_a"].ndim == 2:
             counts[name] = counts[name][::-1]
     return counts
@@ -114,7 +114,7 @@ def test_value_and_gradients(pools, spec, case, size):
     for how, exchange in product(range(3), EXCHANGES[spec.name]):
         counts = counts_of(inputs, size, how, unpaired)
         about = f"{counts['z_a']}, {exchange}"
-        some = {**options, "exchange": exchange}
+        some = options if exchange is None else {**options, "exchange": exchange}
         answers = pools(size)(jobs.loss, spec.name, inputs, counts, some)
         assert_exact(answers, expected, size, about)
         if inputs["z_a"].ndim == 2 and not spec.per_row:
@@ -249,6 +249,24 @@ def test_one_step_under_ddp_is_the_step_of_one_process(pools, module, options, s
             assert parameters.keys() == expected.keys()
             for name, value in parameters.items():
                 assert_allclose(value, expected[name], **CLOSE, err_msg=name)
+
+
+@each_size
+@pytest.mark.parametrize("grad_reduce", ["mean", "sum"])
+def test_centres_get_their_gradient_from_all_ranks(pools, grad_reduce, size):
+    rng = np.random.default_rng(78)
+    inputs = {"z": rng.normal(size=(6, 3)), "labels": rng.integers(0, 4, size=6)}
+    inputs["weight"] = rng.uniform(size=6)
+    centers = rng.normal(size=(4, 3))
+    expected = jobs.centers(0, 1, inputs, centers, None, grad_reduce)
+    for counts in splits(6, size):
+        some = dict.fromkeys(inputs, counts)
+        answers = pools(size)(jobs.centers, inputs, centers, some, grad_reduce)
+        values, rows, of_centers = zip(*answers, strict=True)
+        assert_allclose(np.mean(values), expected[0], **CLOSE)
+        factor = size if grad_reduce == "mean" else 1
+        assert_allclose(np.concatenate(rows), factor * expected[1], **CLOSE)
+        assert_allclose(sum(of_centers), factor * expected[2], **CLOSE)
 
 
 @pytest.mark.skipif(

@@ -25,31 +25,8 @@ def embeddings(
     min_rows: int = 1,
 ) -> None:
     """Require two batches ``(…, N, D)`` and ``(…, M, D)`` that fit together."""
-    for name, z in (("z_a", z_a), ("z_b", z_b)):
-        if not isinstance(z, Tensor):
-            raise TypeError(
-                f"{caller}: {name} must be a tensor, got {type(z).__name__}."
-            )
-        if z.dtype not in FLOATS:
-            raise TypeError(
-                f"{caller}: {name} must be a floating-point tensor of 16, 32 or 64 "
-                f"bits, got {z.dtype}."
-            )
-        if z.ndim < 2:
-            raise ValueError(
-                f"{caller}: {name} must be a batch of rows (…, N, D), got shape "
-                f"{tuple(z.shape)}. Add a leading dimension."
-            )
-        if z.shape[-2] < min_rows:
-            raise ValueError(
-                f"{caller}: {name} must have at least {min_rows} "
-                f"row{'s' if min_rows > 1 else ''}, got shape {tuple(z.shape)}."
-            )
-        if z.shape[-1] < 1:
-            raise ValueError(
-                f"{caller}: {name} must have at least 1 column, got shape "
-                f"{tuple(z.shape)}."
-            )
+    rows(caller, "z_a", z_a, min_rows)
+    rows(caller, "z_b", z_b, min_rows)
     got = f"got z_a {tuple(z_a.shape)} and z_b {tuple(z_b.shape)}."
     if z_a.device != z_b.device:
         raise ValueError(
@@ -69,6 +46,31 @@ def embeddings(
         raise ValueError(
             f"{caller}: z_a and z_b must have the same number of columns, {got} "
             "Project both modalities to one width first."
+        )
+
+
+def rows(caller: str, name: str, z: Tensor, min_rows: int = 1) -> None:
+    """Require a batch of rows ``(…, N, D)``."""
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{caller}: {name} must be a tensor, got {type(z).__name__}.")
+    if z.dtype not in FLOATS:
+        raise TypeError(
+            f"{caller}: {name} must be a floating-point tensor of 16, 32 or 64 "
+            f"bits, got {z.dtype}."
+        )
+    if z.ndim < 2:
+        raise ValueError(
+            f"{caller}: {name} must be a batch of rows (…, N, D), got shape "
+            f"{tuple(z.shape)}. Add a leading dimension."
+        )
+    if z.shape[-2] < min_rows:
+        raise ValueError(
+            f"{caller}: {name} must have at least {min_rows} "
+            f"row{'s' if min_rows > 1 else ''}, got shape {tuple(z.shape)}."
+        )
+    if z.shape[-1] < 1:
+        raise ValueError(
+            f"{caller}: {name} must have at least 1 column, got shape {tuple(z.shape)}."
         )
 
 
@@ -103,9 +105,11 @@ def pair_mask(
         )
 
 
-def row_ids(caller: str, name: str, ids: Tensor | None, z: Tensor) -> None:
+def row_ids(
+    caller: str, name: str, ids: Tensor | None, z: Tensor, *, required: bool = False
+) -> None:
     """Require one integer per row of ``z``."""
-    if ids is None:
+    if ids is None and not required:
         return
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
         got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__

@@ -51,8 +51,8 @@ def check_module(
     caller: str,
     gather: object,
     grad_reduce: object,
-    exchange: object,
-    exchanges: Sequence[str],
+    exchange: object = None,
+    exchanges: Sequence[str] = (),
 ) -> None:
     """Check the options of a module."""
     check(caller, grad_reduce, exchange, exchanges)
