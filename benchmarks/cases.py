@@ -41,6 +41,8 @@ CASES = (
         plain.sigmoid_contrastive,
         "equal work",
     ),
+    Case("sup_con", _labelled(F.sup_con), _labelled(plain.sup_con), "equal work"),
+    Case("sincere", _labelled(F.sincere), _labelled(plain.sincere), "equal work"),
     Case(
         "hetero_center",
         _labelled(F.hetero_center),

@@ -34,6 +34,8 @@ TITLES = {
     "info_nce": "InfoNCE",
     "nt_xent": "NT-Xent",
     "sigmoid_contrastive": "SigLIP",
+    "sup_con": "SupCon",
+    "sincere": "SINCERE",
     "hetero_center": "Hetero-center",
     "coral": "CORAL",
     "mmd": "MMD",

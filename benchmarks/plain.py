@@ -21,6 +21,8 @@ __all__ = [
     "mmd",
     "nt_xent",
     "sigmoid_contrastive",
+    "sincere",
+    "sup_con",
     "vicreg",
 ]
 
@@ -51,6 +53,47 @@ def sigmoid_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
     logits = 10 * F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T - 10
     label = 2 * torch.eye(len(z_a), dtype=z_a.dtype, device=z_a.device) - 1
     return -F.logsigmoid(label * logits).sum() / len(z_a)
+
+
+def sup_con(
+    z_a: Tensor,
+    z_b: Tensor,
+    labels_a: Tensor,
+    labels_b: Tensor,
+    temperature: float = 0.07,
+) -> Tensor:
+    """Return the mean log share of the positives, for rows that have any."""
+    z, labels = (
+        F.normalize(torch.cat((z_a, z_b)), dim=1),
+        torch.cat((labels_a, labels_b)),
+    )
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    same = (labels[:, None] == labels) & ~itself
+    log = logits.logsumexp(1, keepdim=True) - logits
+    count = same.sum(1)
+    return (log.where(same, 0).sum(1)[count > 0] / count[count > 0]).mean()
+
+
+def sincere(
+    z_a: Tensor,
+    z_b: Tensor,
+    labels_a: Tensor,
+    labels_b: Tensor,
+    temperature: float = 0.07,
+) -> Tensor:
+    """Return the mean logistic loss of positives over the negatives' log-sum-exp."""
+    z, labels = (
+        F.normalize(torch.cat((z_a, z_b)), dim=1),
+        torch.cat((labels_a, labels_b)),
+    )
+    same = labels[:, None] == labels
+    logits = z @ z.T / temperature
+    negatives = logits.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)
+    same = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    log = F.softplus(negatives - logits)
+    count = same.sum(1)
+    return (log.where(same, 0).sum(1)[count > 0] / count[count > 0]).mean()
 
 
 def hetero_center(

@@ -45,6 +45,8 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "nt_xent": [_pairs(128)],
     "sigmoid_contrastive": [_pairs(128)],
     "mmd": [_pairs(128), _pairs(512)],
+    "sup_con": [_pairs(128)],
+    "sincere": [_pairs(128)],
     "hetero_center": [_moments(128)],
     "coral": [_moments(128), _moments(1024), _moments(8192)],
     "barlow_twins": [_moments(128), _moments(1024), _moments(8192)],
@@ -54,7 +56,7 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "info_nce_groups": [[(groups, 256, 128) for groups in (4, 16, 64, 256)]],
 }
 # The power of N with which a call grows at least; how fast it does is found by trying.
-PAIRS = ("info_nce", "nt_xent", "sigmoid_contrastive", "mmd")
+PAIRS = ("info_nce", "nt_xent", "sigmoid_contrastive", "sup_con", "sincere", "mmd")
 GROWTH = {loss: 2 if loss in PAIRS else 1 for loss in GRIDS}
 QUICK: dict[str, list[list[Shape]]] = {
     loss: [[(2, 16, 8) if loss == GROUPS.name else (16, 8)]] for loss in GRIDS

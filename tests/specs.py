@@ -22,6 +22,8 @@ from reference import (
     mmd,
     nt_xent,
     sigmoid_contrastive,
+    sincere,
+    sup_con,
     vicreg,
 )
 from reference.gradient import five_point
@@ -105,6 +107,18 @@ def _sigmoid_contrastive_cases() -> Iterator[Case]:
     yield Case({"bias": 0.0}, (5, 5), (3, 3), (2, 2), True)
     yield Case({"negatives": "cross", "chunk_size": 2}, (3, 3), (2, 2), (2, 2))
     yield Case({}, (1, 1), (3, 3))
+
+
+def _labelled_cases(**options: tuple) -> Iterator[Case]:
+    chunks = [None, 1, 3, 100]
+    grid = _grid(normalize=(True, False), temperature=(0.2, 0.8), **options)
+    for count, axes in enumerate(grid):
+        axes |= {"chunk_size": chunks[count % 4]}
+        yield Case(axes, (5, 4), (3, 3), (2,) * (count % 2), bool(count % 3))
+    for axes in _grid(**options):
+        yield Case(axes)
+        yield Case(axes, (4, 4), (3, 3), (2, 2), True)
+        yield Case(axes, (1, 1), (3, 3), (3,))
 
 
 def _hetero_center_cases() -> Iterator[Case]:
@@ -256,6 +270,36 @@ SPECS = (
         joint=lambda options: options.get("negatives", "group") != "group",
         per_row=True,
         bounds=lambda rows, dim: (0.0, 21.0 + rows),
+        rotation="joint",
+        scale=0.0,
+    ),
+    LossSpec(
+        name="sup_con",
+        module="SupConLoss",
+        reference=sup_con.sup_con,
+        cases=tuple(_labelled_cases(variant=("out", "in"))),
+        naive=plain.sup_con,
+        weights=("weight_a", "weight_b"),
+        labels=True,
+        paired=False,
+        unequal_rows=True,
+        per_row=True,
+        bounds=lambda rows, dim: (0.0, np.log(2 * rows) + 2 / 0.07),
+        rotation="joint",
+        scale=0.0,
+    ),
+    LossSpec(
+        name="sincere",
+        module="SINCERELoss",
+        reference=sincere.sincere,
+        cases=tuple(_labelled_cases(margin=(0.0, 0.3))),
+        naive=plain.sincere,
+        weights=("weight_a", "weight_b"),
+        labels=True,
+        paired=False,
+        unequal_rows=True,
+        per_row=True,
+        bounds=lambda rows, dim: (0.0, np.log(2 * rows) + 2 / 0.07),
         rotation="joint",
         scale=0.0,
     ),

@@ -28,6 +28,8 @@ LOSSES = {
         "ContrastiveCenterLoss",
         "contrastive/contrastive_center.py",
     ),
+    "sup_con": ("SupConLoss", "contrastive/sup_con.py"),
+    "sincere": ("SINCERELoss", "contrastive/sincere.py"),
     "hetero_center": ("HeteroCenterLoss", "contrastive/hetero_center.py"),
     "coral": ("CORALLoss", "distribution/coral.py"),
     "mmd": ("MMDLoss", "distribution/mmd.py"),
@@ -87,6 +89,12 @@ SIGNATURES = {
     "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
     "contrastive_center": "(z, labels, centers, *, delta=1.0, weight=None, "
     "reduction='mean', group=None, grad_reduce='mean')",
+    "sup_con": "(z_a, z_b, labels_a, labels_b, *, temperature=0.07, variant='out', "
+    "normalize=True, weight_a=None, weight_b=None, reduction='mean', "
+    "chunk_size=None, " + GROUP,
+    "sincere": "(z_a, z_b, labels_a, labels_b, *, temperature=0.07, margin=0.0, "
+    "normalize=True, weight_a=None, weight_b=None, reduction='mean', "
+    "chunk_size=None, " + GROUP,
     "hetero_center": "(z_a, z_b, labels_a, labels_b, *, margin=0.0, weight_a=None, "
     "weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
     "coral": "(z_a, z_b, *, mean_weight=0.0, weight_a=None, weight_b=None, "
@@ -117,6 +125,10 @@ SIGNATURES = {
     "chunk_size=None, " + GATHER,
     "ContrastiveCenterLoss": "(num_classes, num_features, *, delta=1.0, "
     "reduction='mean', gather=False, grad_reduce='mean')",
+    "SupConLoss": "(*, temperature=0.07, variant='out', normalize=True, "
+    "reduction='mean', chunk_size=None, " + GATHER,
+    "SINCERELoss": "(*, temperature=0.07, margin=0.0, normalize=True, "
+    "reduction='mean', chunk_size=None, " + GATHER,
     "HeteroCenterLoss": "(*, margin=0.0, reduction='mean', gather=False, "
     "grad_reduce='mean')",
     "CORALLoss": "(*, mean_weight=0.0, reduction='mean', " + GATHER,

@@ -43,6 +43,20 @@ def _value(spec, inputs, **options):
     return spec(to_torch(inputs, grad=False), **(spec.generic | options)).numpy()
 
 
+def _weight(spec, inputs):
+    """Return the weight of every value: 1 of a problem, and 0 of no loss at all."""
+    if not spec.per_row:
+        return np.ones(inputs["z_a"].shape[:-2])
+    if not spec.labels:
+        return inputs.get("weight", np.ones(inputs["z_a"].shape[:-1]))
+    labels = np.concatenate([inputs["labels_a"], inputs["labels_b"]], -1)
+    weight = np.ones(labels.shape)
+    if "weight_a" in inputs:
+        weight = np.concatenate([inputs["weight_a"], inputs["weight_b"]], -1)
+    same = labels[..., None, :] == labels[..., None]
+    return weight * ((same & (weight[..., None, :] > 0)).sum(-1) > 1)
+
+
 def _agree(actual, expected, scale=1.0):
     assert_allclose(actual, expected, rtol=1e-8, atol=1e-10 * max(1.0, scale**4))
 
@@ -108,7 +122,7 @@ def test_range(spec, regime):
     value = _value(spec, inputs, reduction="none")
     low, high = spec.bounds(regime["case"].rows[0], regime["case"].dims[0])
     slack = 1e-9 * max(1.0, regime["scale"] ** 4)
-    weight = inputs.get("weight", 1.0) if spec.per_row else 1.0
+    weight = _weight(spec, inputs)
     assert (value >= low * weight - slack).all()
     assert (value <= high * weight + slack).all()
 
@@ -183,9 +197,9 @@ def test_reductions_agree(spec, regime):
     none = _value(spec, inputs, reduction="none")
     total = _value(spec, inputs, reduction="sum")
     mean = _value(spec, inputs, reduction="mean")
-    count = inputs["weight"].sum() if "weight" in inputs else none.size
+    count = _weight(spec, inputs).sum()
     _agree(none.sum(), total, regime["scale"])
-    _agree(total / (count if spec.per_row else none.size), mean, regime["scale"])
+    _agree(total / max(count, 1e-30), mean, regime["scale"])
 
 
 def _raw(rows, dim):

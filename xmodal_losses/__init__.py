@@ -6,6 +6,8 @@ from xmodal_losses.contrastive.hetero_center import HeteroCenterLoss
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
 from xmodal_losses.contrastive.nt_xent import NTXentLoss
 from xmodal_losses.contrastive.sigmoid import SigmoidContrastiveLoss
+from xmodal_losses.contrastive.sincere import SINCERELoss
+from xmodal_losses.contrastive.sup_con import SupConLoss
 from xmodal_losses.correlation.dcca import DCCALoss
 from xmodal_losses.distribution.coral import CORALLoss
 from xmodal_losses.distribution.mmd import MMDLoss
@@ -48,7 +50,9 @@ __all__ = [
     "NTXentLoss",
     "PolynomialKernel",
     "RationalQuadraticKernel",
+    "SINCERELoss",
     "SigmoidContrastiveLoss",
+    "SupConLoss",
     "VICRegLoss",
     "cached_backward",
     "functional",

@@ -9,6 +9,8 @@ from xmodal_losses.contrastive.info_nce import (
 )
 from xmodal_losses.contrastive.nt_xent import nt_xent
 from xmodal_losses.contrastive.sigmoid import sigmoid_contrastive
+from xmodal_losses.contrastive.sincere import sincere
+from xmodal_losses.contrastive.sup_con import sup_con
 from xmodal_losses.correlation.dcca import dcca
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
 from xmodal_losses.distribution.mmd import mmd
@@ -36,6 +38,8 @@ __all__ = [
     "mmd",
     "nt_xent",
     "sigmoid_contrastive",
+    "sincere",
+    "sup_con",
     "vicreg",
     "vicreg_terms",
 ]

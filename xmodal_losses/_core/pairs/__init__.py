@@ -12,7 +12,7 @@ from xmodal_losses._core.pairs.across_ranks import (
     Walk,
     meet_both,
 )
-from xmodal_losses._core.pairs.contrast import Contrast, scaled, shifted
+from xmodal_losses._core.pairs.contrast import Contrast, against, scaled, shifted
 from xmodal_losses._core.pairs.discrepancy import discrepancy
 from xmodal_losses._core.pairs.discrepancy_across_ranks import (
     Batch,
@@ -20,6 +20,7 @@ from xmodal_losses._core.pairs.discrepancy_across_ranks import (
 )
 from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
+from xmodal_losses._core.pairs.labelled import check_labelled, labelled
 from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes
 from xmodal_losses._core.pairs.paired import check_options, paired
 from xmodal_losses._core.pairs.pool import Pool, PoolAcrossRanks
@@ -39,9 +40,12 @@ __all__ = [
     "Sides",
     "Slopes",
     "Walk",
+    "against",
+    "check_labelled",
     "check_options",
     "discrepancy",
     "discrepancy_across_ranks",
+    "labelled",
     "meet_both",
     "paired",
     "scaled",

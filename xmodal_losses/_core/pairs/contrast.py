@@ -33,7 +33,8 @@ class Contrast(NamedTuple):
     both: bool  # also from y to x
     negatives: Negatives = "group"
     exclude: Tensor | None = None  # (…, N, N) bool: no negatives
-    ids: Tensor | None = None  # (…, N): nor are rows with one id
+    ids: Tensor | None = None  # (…, N): nor are rows with one id, or with another
+    unlike: bool = False  # the latter
     positions: Tensor | None = None  # (…, N, P): nor rows of a group within `radius`
     radius: float = 0.0
     valid: Tensor | None = None  # (…, N): False where a row takes no part
@@ -176,7 +177,25 @@ class Contrast(NamedTuple):
             None if mask is None else self._flat(mask) for mask in told
         )
         width = self.x.shape[-2] if self.negatives == "all" else None
-        return LeftOut(dense, valid, ids, positions, radius=self.radius, width=width)
+        return LeftOut(
+            dense,
+            valid,
+            ids,
+            positions,
+            radius=self.radius,
+            width=width,
+            unlike=self.unlike,
+        )
+
+
+def against(contrast: Contrast, threshold: Tensor) -> Contrast:
+    """Return a contrast whose logits are a threshold of each row minus the logits.
+
+    The threshold is one more column of x, and meets a column of ones of y.
+    """
+    x = torch.cat((-contrast.x, threshold.unsqueeze(-1)), -1)
+    y = torch.cat((contrast.y, contrast.y.new_ones((*contrast.y.shape[:-1], 1))), -1)
+    return contrast.replaced(x=x, y=y, narrow=False, bound=math.inf)
 
 
 _FIELDS = Contrast._fields

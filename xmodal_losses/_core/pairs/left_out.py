@@ -19,7 +19,8 @@ class LeftOut(NamedTuple):
     # (G, N, W) bool: True for (x_i, y_j); W is M, or `width`.
     dense: Tensor | None = None
     valid: Tensor | None = None  # (G, N) bool: False where a row takes no part
-    ids: Tensor | None = None  # (G, N): rows with one id are no negatives
+    # (G, N): rows with one id are no negatives, or, if `unlike`, rows with another.
+    ids: Tensor | None = None
     positions: Tensor | None = None  # (G, N, P): nor are rows within `radius`
     # The same of the columns, (G, M); None where x and y have them in common.
     valid_y: Tensor | None = None
@@ -28,6 +29,7 @@ class LeftOut(NamedTuple):
     radius: float = 0.0
     # Rows i // width come from one image: `dense` and `positions` tell of these only.
     width: int | None = None
+    unlike: bool = False
     paired: bool = True  # False: x_i and y_i are no positives, but like all others
 
     def tile(self, groups: slice, rows: slice, columns: slice) -> Tensor | None:
@@ -53,6 +55,7 @@ class LeftOut(NamedTuple):
         if self.ids is not None:
             across = self.ids if self.ids_y is None else self.ids_y
             same = self.ids[groups, rows, None] == across[groups, None, columns]
+            same = ~same if self.unlike else same
             out = same if out is None else out | same
         if self.valid is not None:
             across = self.valid if self.valid_y is None else self.valid_y
