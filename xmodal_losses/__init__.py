@@ -2,6 +2,8 @@
 
 from xmodal_losses import functional, kernels
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
+from xmodal_losses.contrastive.debiased import DebiasedContrastiveLoss
+from xmodal_losses.contrastive.decoupled import DecoupledContrastiveLoss
 from xmodal_losses.contrastive.hetero_center import HeteroCenterLoss
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
 from xmodal_losses.contrastive.nt_xent import NTXentLoss
@@ -36,6 +38,8 @@ __all__ = [
     "ChunkedMoments",
     "ContrastiveCenterLoss",
     "DCCALoss",
+    "DebiasedContrastiveLoss",
+    "DecoupledContrastiveLoss",
     "EnergyKernel",
     "GaussianKernel",
     "HeteroCenterLoss",

@@ -1,6 +1,8 @@
 """The losses as functions of tensors. Every one is a quantity to minimise."""
 
 from xmodal_losses.contrastive.contrastive_center import contrastive_center
+from xmodal_losses.contrastive.debiased import debiased
+from xmodal_losses.contrastive.decoupled import decoupled
 from xmodal_losses.contrastive.hetero_center import hetero_center
 from xmodal_losses.contrastive.info_nce import (
     InfoNCETerms,
@@ -32,6 +34,8 @@ __all__ = [
     "coral",
     "coral_terms",
     "dcca",
+    "debiased",
+    "decoupled",
     "hetero_center",
     "info_nce",
     "info_nce_terms",

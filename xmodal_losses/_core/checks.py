@@ -159,6 +159,7 @@ def number(
     *,
     above: float | None = None,
     at_least: float | None = None,
+    below: float | None = None,
 ) -> None:
     """Require a finite real number in a range."""
     limit = (
@@ -168,6 +169,8 @@ def number(
         if at_least is not None
         else ""
     )
+    if below is not None:
+        limit += f" and < {below:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(
             f"{caller}: {name} must be a number{limit}, got {type(value).__name__}."
@@ -177,6 +180,7 @@ def number(
         not -math.inf < value < math.inf
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
+        or (below is not None and value >= below)
     ):
         raise ValueError(
             f"{caller}: {name} must be a finite number{limit}, got {value!r}."

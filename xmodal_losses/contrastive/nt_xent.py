@@ -18,7 +18,6 @@ Numerics: as in InfoNCE. Cost: O(N² D) time, O(N D) memory and a tile of the lo
 References: Eq. 1 and Algorithm 1 of :cite:t:`chen2020simple`.
 """
 
-import torch
 from torch import Tensor, nn
 
 from xmodal_losses._core import checks, pairs, ranks, reduce
@@ -104,19 +103,8 @@ def nt_xent(
         exchange=exchange,
     )
     checks.positive_scalar("nt_xent", "temperature", temperature)
-    if ids is None:  # of a row itself, which is no negative of it
-        contrast = contrast.replaced(ids=contrast.indices())
-    both = pairs.scaled(contrast.doubled(), temperature, normalize).replaced(both=False)
-
-    # A mean over 2N rows, or sums of the means of two.
-    factor = 1.0 if reduction == "mean" else 0.5
-    if weight is not None:
-        weight = torch.cat((weight, weight), -1)
-    value = both.reduced(row_loss, factor, weight, reduction)
-    if reduction != "none":
-        return value
-    of_a, of_b = value.chunk(2, -1)
-    return of_a + of_b
+    rows = pairs.anchors(contrast, weight, intra_modal=True)
+    return rows.reduced(rows.scaled(temperature, normalize), row_loss, reduction)
 
 
 class NTXentLoss(nn.Module):

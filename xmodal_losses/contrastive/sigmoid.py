@@ -25,9 +25,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from xmodal_losses._core import checks, pairs, ranks, reduce
+from xmodal_losses._core import checks, pairs, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
 
 __all__ = ["SigmoidContrastiveLoss", "sigmoid_contrastive"]
@@ -130,8 +129,7 @@ def sigmoid_contrastive(
 def _row_loss(found: pairs.Sides) -> tuple[Tensor, pairs.Slopes]:
     """Return the loss of every row and its slopes."""
     assert found.columns is not None
-    # Beyond 40 the difference from x is below the rounding of float64.
-    positive = softplus(-found.positive, threshold=40)
+    positive = precision.softplus(-found.positive)
     loss = positive + (found.rows + found.columns) / 2
     half = torch.full_like(loss, 0.5)
     return loss, pairs.Slopes(-(-found.positive).sigmoid(), half, half)

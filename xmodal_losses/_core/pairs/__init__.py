@@ -12,6 +12,7 @@ from xmodal_losses._core.pairs.across_ranks import (
     Walk,
     meet_both,
 )
+from xmodal_losses._core.pairs.anchors import Anchors, anchors, log_sums, of_sides
 from xmodal_losses._core.pairs.contrast import Contrast, against, scaled, shifted
 from xmodal_losses._core.pairs.discrepancy import discrepancy
 from xmodal_losses._core.pairs.discrepancy_across_ranks import (
@@ -28,6 +29,7 @@ from xmodal_losses._core.pairs.pool import Pool, PoolAcrossRanks
 __all__ = [
     "EXCHANGES",
     "NEGATIVES",
+    "Anchors",
     "Batch",
     "Contrast",
     "Exchange",
@@ -41,12 +43,15 @@ __all__ = [
     "Slopes",
     "Walk",
     "against",
+    "anchors",
     "check_labelled",
     "check_options",
     "discrepancy",
     "discrepancy_across_ranks",
     "labelled",
+    "log_sums",
     "meet_both",
+    "of_sides",
     "paired",
     "scaled",
     "shifted",

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from xmodal_losses._core import precision
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import TENSORS, LeftOut
 from xmodal_losses._core.pairs.products import (
@@ -289,7 +289,6 @@ def exponentials(t: Tensor, plan: Plan) -> Iterator[Side]:
 def totals(t: Tensor, plan: Plan) -> list[Tensor]:
     """Return the totals of the rows and maybe columns; may overwrite the logits."""
     if plan.softplus:
-        # Beyond 40 the difference from t is below the rounding of float64.
-        t = softplus(t, threshold=40)
+        t = precision.softplus(t)
         return [t.sum(dim) for dim in ((-1, -2) if plan.both else (-1,))]
     return [side.log for side in exponentials(t, plan)]
