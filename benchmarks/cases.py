@@ -41,6 +41,8 @@ CASES = (
         plain.sigmoid_contrastive,
         "equal work",
     ),
+    Case("decoupled", F.decoupled, plain.decoupled, "equal work"),
+    Case("debiased", F.debiased, plain.debiased, "equal work"),
     Case("sup_con", _labelled(F.sup_con), _labelled(plain.sup_con), "equal work"),
     Case("sincere", _labelled(F.sincere), _labelled(plain.sincere), "equal work"),
     Case(

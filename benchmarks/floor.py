@@ -5,8 +5,9 @@ the best known way to compute it, by `torch.mm`, on matrices of the same size an
 
 ===================  ================================================================
 InfoNCE, SigLIP,     logits and a gradient for each side: 6·N²·D operations; who does
-NT-Xent, SupCon,     not keep N² logits makes them again in the backward pass: 8·N²·D;
-SINCERE              the last three of 2N rows, of which all products are symmetric
+NT-Xent, DCL,        not keep N² logits makes them again in the backward pass: 8·N²·D;
+debiased, SupCon,    all but the first two of 2N rows, of which all products are
+SINCERE              symmetric
 MMD                  one triangle of the pooled distances, and from it the gradients
                      of both of its sides: 3·(2N)²·D
 CORAL, VICReg,       second moments and their gradients, through D×D or N×N matrices,
@@ -82,6 +83,8 @@ FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     "info_nce_groups": info_nce,
     "nt_xent": _nt_xent,
     "sigmoid_contrastive": info_nce,
+    "decoupled": _nt_xent,
+    "debiased": _nt_xent,
     "sup_con": _nt_xent,
     "sincere": _nt_xent,
     "hetero_center": _no_products,

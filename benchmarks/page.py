@@ -42,6 +42,8 @@ TITLES = {
     "barlow_twins": "Barlow Twins",
     "vicreg": "VICReg",
     "dcca": "Deep CCA",
+    "decoupled": "Decoupled (DCL)",
+    "debiased": "Debiased, hard negatives",
     "info_nce_groups": "InfoNCE in groups",
 }
 

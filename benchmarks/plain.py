@@ -15,6 +15,8 @@ __all__ = [
     "barlow_twins",
     "coral",
     "dcca",
+    "debiased",
+    "decoupled",
     "hetero_center",
     "info_nce",
     "info_nce_loop",
@@ -53,6 +55,29 @@ def sigmoid_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
     logits = 10 * F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T - 10
     label = 2 * torch.eye(len(z_a), dtype=z_a.dtype, device=z_a.device) - 1
     return -F.logsigmoid(label * logits).sum() / len(z_a)
+
+
+def decoupled(z_a: Tensor, z_b: Tensor, temperature: float = 0.07) -> Tensor:
+    """Return the log-sum-exp of a row's negatives less its partner, of both batches."""
+    z, n = F.normalize(torch.cat((z_a, z_b)), dim=1), len(z_a)
+    logits = z @ z.T / temperature
+    partner = torch.cat((logits.diagonal(n), logits.diagonal(-n)))
+    pair = torch.eye(n, dtype=torch.bool, device=z.device).repeat(2, 2)
+    return (logits.masked_fill(pair, -torch.inf).logsumexp(1) - partner).mean()
+
+
+def debiased(
+    z_a: Tensor, z_b: Tensor, temperature: float = 0.07, share: float = 0.1
+) -> Tensor:
+    """Return the debiased loss in exponentials, as its code has it."""
+    z, n = F.normalize(torch.cat((z_a, z_b)), dim=1), len(z_a)
+    e = (z @ z.T / temperature).exp()
+    partner = torch.cat((e.diagonal(n), e.diagonal(-n)))
+    pair = torch.eye(n, dtype=torch.bool, device=z.device).repeat(2, 2)
+    total, count = e.masked_fill(pair, 0).sum(1), 2 * n - 2
+    total = (total - count * share * partner) / (1 - share)
+    total = total.clamp_min(count * torch.e ** (-1 / temperature))
+    return -(partner / (partner + total)).log().mean()
 
 
 def sup_con(

@@ -44,6 +44,8 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "info_nce": [_pairs(128), _pairs(512)],
     "nt_xent": [_pairs(128)],
     "sigmoid_contrastive": [_pairs(128)],
+    "decoupled": [_pairs(128)],
+    "debiased": [_pairs(128)],
     "mmd": [_pairs(128), _pairs(512)],
     "sup_con": [_pairs(128)],
     "sincere": [_pairs(128)],
@@ -56,7 +58,16 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "info_nce_groups": [[(groups, 256, 128) for groups in (4, 16, 64, 256)]],
 }
 # The power of N with which a call grows at least; how fast it does is found by trying.
-PAIRS = ("info_nce", "nt_xent", "sigmoid_contrastive", "sup_con", "sincere", "mmd")
+PAIRS = (
+    "info_nce",
+    "nt_xent",
+    "sigmoid_contrastive",
+    "decoupled",
+    "debiased",
+    "sup_con",
+    "sincere",
+    "mmd",
+)
 GROWTH = {loss: 2 if loss in PAIRS else 1 for loss in GRIDS}
 QUICK: dict[str, list[list[Shape]]] = {
     loss: [[(2, 16, 8) if loss == GROUPS.name else (16, 8)]] for loss in GRIDS

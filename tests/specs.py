@@ -16,6 +16,8 @@ from reference import (
     barlow_twins,
     coral,
     dcca,
+    debiased,
+    decoupled,
     hetero_center,
     info_nce,
     kernels,
@@ -88,6 +90,21 @@ def _nt_xent_cases() -> Iterator[Case]:
     yield Case({"temperature": 0.07}, (5, 5), (3, 3), (2, 2), True)
     yield Case({"chunk_size": 2}, (6, 6))
     yield Case({}, (1, 1), (3, 3))
+
+
+def _joint_cases(**options: tuple) -> Iterator[Case]:
+    chunks = [None, 1, 3, 100]
+    masks = ((), ("ids",), ("positions",), ("weighted", "ids", "positions"))
+    for count, axes in enumerate(_grid(masks=masks, **options)):
+        flags = dict.fromkeys(axes.pop("masks"), True)
+        radius = {"exclude_radius": 0.3} if "positions" in flags else {}
+        size = {"temperature": 0.2} if count % 3 else {"normalize": False}
+        axes |= {"chunk_size": chunks[count % 4], "temperature": 0.8, **size, **radius}
+        yield Case(axes, (4, 4), (3, 3), (2,) * (count % 2), **flags)
+    for axes in _grid(**options):
+        yield Case(axes)
+        yield Case(axes, (5, 5), (3, 3), (2, 2), True)
+        yield Case(axes, (1, 1), (3, 3))
 
 
 def _sigmoid_contrastive_cases() -> Iterator[Case]:
@@ -270,6 +287,36 @@ SPECS = (
         joint=lambda options: options.get("negatives", "group") != "group",
         per_row=True,
         bounds=lambda rows, dim: (0.0, 21.0 + rows),
+        rotation="joint",
+        scale=0.0,
+    ),
+    LossSpec(
+        name="decoupled",
+        module="DecoupledContrastiveLoss",
+        reference=decoupled.decoupled,
+        cases=tuple(_joint_cases(sigma=(None, 0.5), intra_modal=(True, False))),
+        naive=plain.decoupled,
+        per_row=True,
+        bounds=lambda rows, dim: (-2 / 0.07, np.log(2 * rows) + 2 / 0.07),
+        rotation="joint",
+        scale=0.0,
+        # The weights are constants to the gradient.
+        smooth=lambda options: options.get("sigma") is None,
+    ),
+    LossSpec(
+        name="debiased",
+        module="DebiasedContrastiveLoss",
+        reference=debiased.debiased,
+        cases=tuple(
+            _joint_cases(
+                false_negatives=(0.0, 0.1),
+                hardness=(0.0, 0.5),
+                intra_modal=(True, False),
+            )
+        ),
+        naive=plain.debiased,
+        per_row=True,
+        bounds=lambda rows, dim: (0.0, np.log(2 * rows / 0.9) + 2 / 0.07),
         rotation="joint",
         scale=0.0,
     ),

@@ -24,6 +24,8 @@ LOSSES = {
     "info_nce": ("InfoNCELoss", "contrastive/info_nce.py"),
     "nt_xent": ("NTXentLoss", "contrastive/nt_xent.py"),
     "sigmoid_contrastive": ("SigmoidContrastiveLoss", "contrastive/sigmoid.py"),
+    "decoupled": ("DecoupledContrastiveLoss", "contrastive/decoupled.py"),
+    "debiased": ("DebiasedContrastiveLoss", "contrastive/debiased.py"),
     "contrastive_center": (
         "ContrastiveCenterLoss",
         "contrastive/contrastive_center.py",
@@ -87,6 +89,12 @@ SIGNATURES = {
     "sigmoid_contrastive": "(z_a, z_b, *, scale=10.0, bias=-10.0, normalize=True, "
     "negatives='group', exclude=None, ids=None, positions=None, "
     "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
+    "decoupled": "(z_a, z_b, *, temperature=0.07, sigma=None, intra_modal=True, "
+    "normalize=True, ids=None, positions=None, exclude_radius=None, weight=None, "
+    "reduction='mean', chunk_size=None, " + GROUP,
+    "debiased": "(z_a, z_b, *, temperature=0.07, false_negatives=0.1, hardness=0.0, "
+    "intra_modal=True, normalize=True, ids=None, positions=None, "
+    "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
     "contrastive_center": "(z, labels, centers, *, delta=1.0, weight=None, "
     "reduction='mean', group=None, grad_reduce='mean')",
     "sup_con": "(z_a, z_b, labels_a, labels_b, *, temperature=0.07, variant='out', "
@@ -123,6 +131,11 @@ SIGNATURES = {
     "SigmoidContrastiveLoss": "(*, scale=10.0, bias=-10.0, learn=False, "
     "normalize=True, negatives='group', exclude_radius=None, reduction='mean', "
     "chunk_size=None, " + GATHER,
+    "DecoupledContrastiveLoss": "(*, temperature=0.07, sigma=None, intra_modal=True, "
+    "normalize=True, exclude_radius=None, reduction='mean', chunk_size=None, " + GATHER,
+    "DebiasedContrastiveLoss": "(*, temperature=0.07, false_negatives=0.1, "
+    "hardness=0.0, intra_modal=True, normalize=True, exclude_radius=None, "
+    "reduction='mean', chunk_size=None, " + GATHER,
     "ContrastiveCenterLoss": "(num_classes, num_features, *, delta=1.0, "
     "reduction='mean', gather=False, grad_reduce='mean')",
     "SupConLoss": "(*, temperature=0.07, variant='out', normalize=True, "

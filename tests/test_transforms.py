@@ -57,6 +57,18 @@ def test_compiles_with_dynamic_shapes(spec):
         assert_allclose(value.detach(), spec(tensors).detach(), rtol=1e-10)
 
 
+@each_loss
+def test_compiles_where_no_input_needs_a_gradient(spec):
+    """As in a validation loop, in which somebody forgot ``no_grad``."""
+    torch._dynamo.reset()
+    tensors = drawn(spec, grad=False)
+    module = spec.build({})
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    value = compiled(**tensors)
+    assert not value.requires_grad
+    assert_allclose(value, module(**tensors), rtol=1e-10, atol=1e-12)
+
+
 def test_compiles_with_a_learned_temperature():
     torch._dynamo.reset()
     module = xl.InfoNCELoss(learn_temperature=True)

@@ -13,9 +13,10 @@ def decoupled(z_a, z_b, *, temperature=0.07, sigma=None, chunk_size=None, **opti
         share = 1.0
         if sigma is not None:  # constant to the gradient: real parts alone
             weight, all_partners = problem["weight"], problem["partners"].real
-            pull = np.exp(all_partners[weight > 0] / sigma)
-            mean = (weight[weight > 0] * pull).sum() / weight.sum()
+            exps = np.exp(all_partners[weight > 0] / sigma)
+            mean = (weight[weight > 0] * exps).sum() / weight.sum()
             share = np.exp(partner.real / sigma) / mean
-        return log_sum_exp(negatives / temperature) - (2 - share) * partner / temperature
+        pull = (2 - share) * partner / temperature
+        return log_sum_exp(negatives / temperature) - pull
 
     return of_rows(row, z_a, z_b, **options)

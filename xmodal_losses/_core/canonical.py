@@ -45,7 +45,7 @@ def correlations_and_directions(
 
 def sum_of_squares(c_aa: Tensor, c_bb: Tensor, c_ab: Tensor, ridge: float) -> Tensor:
     """Return Σρ² = ‖T‖²_F, which needs no decomposition but Cholesky's."""
-    total: Tensor = _SumOfSquares.apply(c_aa, c_bb, c_ab, ridge)[0]  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOfSquares.call(c_aa, c_bb, c_ab, ridge)[0]
     return total
 
 

@@ -63,7 +63,7 @@ def others_of_class(
     """
     if ranks is None:
         return _others(z, z, numbers, numbers)
-    out: Tensor = _OthersAcrossRanks.apply(z, numbers, ranks, counts)  # type: ignore[no-untyped-call]
+    out: Tensor = _OthersAcrossRanks.call(z, numbers, ranks, counts)
     return out
 
 

@@ -34,3 +34,16 @@ class Function(torch.autograd.Function):
                 return backward(ctx, *grads)
 
         cls.backward = staticmethod(wide)  # type: ignore[method-assign]
+
+    @classmethod
+    def call(cls, *args: Any) -> Any:
+        """Return what ``apply`` does.
+
+        The compiler hands ``forward`` a context that it does not take, where no input
+        needs a gradient; there, nothing but the forward pass is asked for.
+        """
+        if torch.compiler.is_compiling() and not any(
+            isinstance(arg, Tensor) and arg.requires_grad for arg in args
+        ):
+            return cls.forward(*args)
+        return cls.apply(*args)  # type: ignore[no-untyped-call]

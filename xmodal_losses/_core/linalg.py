@@ -76,7 +76,7 @@ def unit(z: Tensor, dim: int, length: float = 1.0) -> Tensor:
 
 def unit_with_factor(z: Tensor, dim: int, length: float) -> tuple[Tensor, Tensor]:
     """Return :func:`unit`, and the factor, both to be differentiated."""
-    return _Unit.apply(z, dim, length)  # type: ignore[no-untyped-call, no-any-return]
+    return _Unit.call(z, dim, length)  # type: ignore[no-any-return]
 
 
 def sqrt(x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def within(x: Tensor, low: float, high: float) -> Tensor:
     ``torch.clamp`` has gradient 0 outside the range: a parameter that stepped over
     the limit would never come back.
     """
-    out: Tensor = _Within.apply(x, low, high)  # type: ignore[no-untyped-call]
+    out: Tensor = _Within.call(x, low, high)
     return out
 
 

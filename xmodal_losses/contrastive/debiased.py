@@ -1,4 +1,4 @@
-r"""Debiased contrast: negatives corrected for the positives among them, hard ones first.
+r"""Debiased contrast: negatives less the positives among them, hard ones first.
 
 The 2N unit rows :math:`u` of both modalities are told apart as in NT-Xent, with
 :math:`s_{ij} = \langle u_i, u_j \rangle / \tau`, the partner :math:`p(i)` and the

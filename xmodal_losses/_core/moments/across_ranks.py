@@ -68,7 +68,7 @@ def pair_of(
         z_a, z_b = ranks.rows(z_a, of_a), ranks.rows(z_b, of_b)
         return PairOfRows(z_a, z_b, w_a, w_b, wide=wide, ranks=ranks)
     accumulator = Accumulator(names, z_a, z_b)
-    moments = _Moments.apply(z_a, z_b, weight_a, weight_b, accumulator, ranks)  # type: ignore[no-untyped-call]
+    moments = _Moments.call(z_a, z_b, weight_a, weight_b, accumulator, ranks)
     dtype = torch.promote_types(z_a.dtype, z_b.dtype)
     return accumulator.summary()._replace(
         moments=dict(zip(sorted(names), moments, strict=True)), dtype=dtype, ranks=ranks

@@ -23,14 +23,14 @@ _COLUMNS = 512  # in float64 at a time
 def gap(x: Tensor, y: Tensor) -> Tensor:
     """Return ‖XᵀX − YᵀY‖²_F, ``(…)``; X and Y may differ in their number of rows."""
     route = _GapByRows if _by_rows(x, y, 3, differs=True) else _Gap
-    value: Tensor = route.apply(x, y)[0]  # type: ignore[no-untyped-call]
+    value: Tensor = route.call(x, y)[0]
     return value
 
 
 def own(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the diagonal of XᵀX, ``(…, D)``, and Σ_{i≠j} (XᵀX)²_ij, ``(…)``."""
     route = _OwnByRows if _by_rows(x, x, 2, differs=True) else _Own
-    diagonal, off_diagonal, *_ = route.apply(x)  # type: ignore[no-untyped-call]
+    diagonal, off_diagonal, *_ = route.call(x)
     return diagonal, off_diagonal
 
 
@@ -48,7 +48,7 @@ def cross(x: Tensor, y: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor]:
     # Columns of unit length: with D ≥ 2N the energy off the diagonal is no less than
     # that on it, and float32 does for their difference.
     route = _CrossByRows if _by_rows(x, y, 2, differs=False) else _Cross
-    one_minus, off_diagonal, *_ = route.apply(x, y, lacking)  # type: ignore[no-untyped-call]
+    one_minus, off_diagonal, *_ = route.call(x, y, lacking)
     return one_minus, off_diagonal
 
 

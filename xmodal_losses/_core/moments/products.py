@@ -36,7 +36,7 @@ class Directions(NamedTuple):
 
 def covariances(a: Centred, b: Centred, dof: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return XᵀX/dof, YᵀY/dof and XᵀY/dof."""
-    out: tuple[Tensor, Tensor, Tensor] = _Covariances.apply(*a, *b, dof)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor, Tensor] = _Covariances.call(*a, *b, dof)
     return out
 
 
@@ -44,7 +44,7 @@ def along(
     value: Tensor, directions: Directions, a: Centred, b: Centred, dof: int
 ) -> Tensor:
     """Return ``value`` with the gradient that ``directions`` tell, and no second."""
-    out: Tensor = _Along.apply(value, *directions, *a, *b, dof)  # type: ignore[no-untyped-call]
+    out: Tensor = _Along.call(value, *directions, *a, *b, dof)
     return out
 
 
@@ -160,7 +160,7 @@ class _Along(Function):
         )
         # Compiled code has no second derivative.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            grads = _Once.apply(*grads, grad)  # type: ignore[no-untyped-call]
+            grads = _Once.call(*grads, grad)
         return None, None, None, None, None, grads[0], None, grads[1], None, None
 
 

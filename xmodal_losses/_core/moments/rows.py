@@ -167,14 +167,14 @@ def unit_columns(
     """
     centre = weight is None
     x = z if centre else _rows(z, weight, divide=False)
-    u, _, lacking = _UnitColumns.apply(x, floor, centre)  # type: ignore[no-untyped-call]
+    u, _, lacking = _UnitColumns.call(x, floor, centre)
     return u, lacking
 
 
 def _rows(z: Tensor, weight: Tensor | None, *, divide: bool) -> Tensor:
     """Return X = √w·(z − mean); if ``divide``, over √dof: XᵀX is the covariance."""
     if weight is None:
-        x: Tensor = _Centre.apply(z, divide)  # type: ignore[no-untyped-call]
+        x: Tensor = _Centre.call(z, divide)
         return x
     m = moments(z, weight)
     share = weight.to(z.dtype)

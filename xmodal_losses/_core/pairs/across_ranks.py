@@ -162,7 +162,7 @@ def sides_across_ranks(
     Returns:
         The sides of the own rows and of the own columns, ``(G, n)``.
     """
-    out = _AcrossRanks.apply(x, y, left_out, plan, walk)  # type: ignore[no-untyped-call]
+    out = _AcrossRanks.call(x, y, left_out, plan, walk)
     positive, rows, *rest = out[: _shown(plan)]
     if plan.both or not plan.peaks:
         return Sides(positive, rows, *rest)

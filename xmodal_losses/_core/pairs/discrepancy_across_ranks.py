@@ -60,7 +60,7 @@ def discrepancy_across_ranks(
     longest = max(max(walk.counts) for walk in walks)
     tiling = square(longest, longest, chunk_size, x.rows)
     plan = gaussians.Plan(tiling, inside, across)
-    value, *_ = _Gaussians.apply(  # type: ignore[no-untyped-call]
+    value, *_ = _Gaussians.call(
         x.rows, y.rows, x.weight, y.weight, share, kernel, plan, walks
     )
     return value  # type: ignore[no-any-return]

@@ -62,9 +62,7 @@ def discrepancy(
     """
     recording = torch.is_grad_enabled()
     need = recording and x.requires_grad, recording and y.requires_grad
-    value, *_ = _Discrepancy.apply(  # type: ignore[no-untyped-call]
-        x, y, weight_x, weight_y, share, mixture, plan, need
-    )
+    value, *_ = _Discrepancy.call(x, y, weight_x, weight_y, share, mixture, plan, need)
     return value  # type: ignore[no-any-return]
 
 

@@ -93,7 +93,7 @@ def inner(x: Tensor, y: Tensor) -> Tensor:
     """Return ⟨x_i, y_j⟩, as ``x @ y.mT``, with products that keep their dtype."""
     if not (x.requires_grad or y.requires_grad):
         return x @ y.mT  # torch.compile of 2.4 wants a gradient of every function
-    out: Tensor = _Inner.apply(x, y)  # type: ignore[no-untyped-call]
+    out: Tensor = _Inner.call(x, y)
     return out
 
 

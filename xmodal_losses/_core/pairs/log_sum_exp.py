@@ -86,9 +86,7 @@ class Slopes(NamedTuple):
 def sides(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> Sides:
     """Reduce the logits of x ``(G, N, D)`` and y ``(G, M, D)``, N ≤ M."""
     need = x.requires_grad, y.requires_grad
-    out = _TwoPass.apply(  # type: ignore[no-untyped-call]
-        x, y, plan, need, *left_out
-    )
+    out = _TwoPass.call(x, y, plan, need, *left_out)
     positive, rows, *rest = out
     if plan.both or not plan.peaks:
         return Sides(positive, rows, *rest)

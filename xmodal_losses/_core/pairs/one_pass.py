@@ -58,7 +58,7 @@ def weighted_sum(
     """
     recording = torch.is_grad_enabled()
     need = recording and x.requires_grad, recording and y.requires_grad
-    total, *_ = _OnePass.apply(  # type: ignore[no-untyped-call]
+    total, *_ = _OnePass.call(
         x, y, weight, row_loss, groups, factor, lengths, plan, need, *left_out
     )
     return total  # type: ignore[no-any-return]

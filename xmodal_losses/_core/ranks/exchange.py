@@ -142,7 +142,7 @@ class Ranks:
 
         It is for what all ranks do alike with them: nothing has to be sent back.
         """
-        out: Tensor = _Rows.apply(z, self, counts)  # type: ignore[no-untyped-call]
+        out: Tensor = _Rows.call(z, self, counts)
         return out
 
     def gather(self, z: Tensor, counts: Sequence[int], dim: int) -> list[Tensor]:
@@ -250,7 +250,7 @@ class _Once(Function):
 
 def once(value: Tensor) -> Tensor:
     """Return a value that can be differentiated once."""
-    out: Tensor = _Once.apply(value)  # type: ignore[no-untyped-call]
+    out: Tensor = _Once.call(value)
     return out
 
 
