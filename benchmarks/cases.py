@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,6 +33,15 @@ def _labelled(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]
     return call
 
 
+def _in_bags(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss of rows in bags of eight."""
+
+    def call(z_a: Tensor, z_b: Tensor) -> Tensor:
+        return loss(z_a, z_b, ids=torch.arange(len(z_a), device=z_a.device) // 8)
+
+    return call
+
+
 CASES = (
     Case("info_nce", F.info_nce, plain.info_nce, "equal work"),
     Case("nt_xent", F.nt_xent, plain.nt_xent, "equal work"),
@@ -43,6 +53,13 @@ CASES = (
     ),
     Case("decoupled", F.decoupled, plain.decoupled, "equal work"),
     Case("debiased", F.debiased, plain.debiased, "equal work"),
+    Case("mil_nce", _in_bags(F.mil_nce), _in_bags(plain.mil_nce), "equal work"),
+    Case(
+        "soft_info_nce",
+        partial(F.soft_info_nce, label_smoothing=0.1),
+        partial(plain.soft_info_nce, label_smoothing=0.1),
+        "equal work",
+    ),
     Case("sup_con", _labelled(F.sup_con), _labelled(plain.sup_con), "equal work"),
     Case("sincere", _labelled(F.sincere), _labelled(plain.sincere), "equal work"),
     Case(

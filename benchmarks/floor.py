@@ -85,6 +85,8 @@ FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     "sigmoid_contrastive": info_nce,
     "decoupled": _nt_xent,
     "debiased": _nt_xent,
+    "mil_nce": info_nce,
+    "soft_info_nce": info_nce,
     "sup_con": _nt_xent,
     "sincere": _nt_xent,
     "hetero_center": _no_products,

@@ -44,6 +44,8 @@ TITLES = {
     "dcca": "Deep CCA",
     "decoupled": "Decoupled (DCL)",
     "debiased": "Debiased, hard negatives",
+    "mil_nce": "MIL-NCE",
+    "soft_info_nce": "InfoNCE, soft targets",
     "info_nce_groups": "InfoNCE in groups",
 }
 

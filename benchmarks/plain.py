@@ -20,10 +20,12 @@ __all__ = [
     "hetero_center",
     "info_nce",
     "info_nce_loop",
+    "mil_nce",
     "mmd",
     "nt_xent",
     "sigmoid_contrastive",
     "sincere",
+    "soft_info_nce",
     "sup_con",
     "vicreg",
 ]
@@ -78,6 +80,30 @@ def debiased(
     total = (total - count * share * partner) / (1 - share)
     total = total.clamp_min(count * torch.e ** (-1 / temperature))
     return -(partner / (partner + total)).log().mean()
+
+
+def mil_nce(
+    z_a: Tensor, z_b: Tensor, ids: Tensor | None = None, temperature: float = 0.07
+) -> Tensor:
+    """Return the mean log share of a row's bag, both ways."""
+    logits = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T / temperature
+    ids = torch.arange(len(z_a), device=z_a.device) if ids is None else ids
+    bags = logits.masked_fill(ids[:, None] != ids, -torch.inf)
+    a_to_b, b_to_a = (logits.logsumexp(k) - bags.logsumexp(k) for k in (1, 0))
+    return (a_to_b + b_to_a).mean() / 2
+
+
+def soft_info_nce(
+    z_a: Tensor, z_b: Tensor, label_smoothing: float = 0.0, temperature: float = 0.07
+) -> Tensor:
+    """Return the symmetric cross entropy with smoothed labels."""
+    logits = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T / temperature
+    target = torch.arange(len(z_a), device=z_a.device)
+    a_to_b, b_to_a = (
+        F.cross_entropy(s, target, label_smoothing=label_smoothing)
+        for s in (logits, logits.T)
+    )
+    return (a_to_b + b_to_a) / 2
 
 
 def sup_con(

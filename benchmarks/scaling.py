@@ -46,6 +46,8 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "sigmoid_contrastive": [_pairs(128)],
     "decoupled": [_pairs(128)],
     "debiased": [_pairs(128)],
+    "mil_nce": [_pairs(128)],
+    "soft_info_nce": [_pairs(128)],
     "mmd": [_pairs(128), _pairs(512)],
     "sup_con": [_pairs(128)],
     "sincere": [_pairs(128)],
@@ -59,6 +61,8 @@ GRIDS: dict[str, list[list[Shape]]] = {
 }
 # The power of N with which a call grows at least; how fast it does is found by trying.
 PAIRS = (
+    "soft_info_nce",
+    "mil_nce",
     "info_nce",
     "nt_xent",
     "sigmoid_contrastive",

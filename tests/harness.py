@@ -16,7 +16,7 @@ from tolerances import GRADIENT
 Arrays = dict[str, np.ndarray]
 
 #: What tells pairs of rows that are no negatives, besides the weights.
-MASKS = ("exclude", "ids", "positions")
+MASKS = ("exclude", "targets", "ids", "positions")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Case:
     lead: tuple[int, ...] = ()
     weighted: bool = False
     exclude: bool = False
+    targets: bool = False
     ids: bool = False
     positions: bool = False
 
@@ -135,6 +136,11 @@ class LossSpec:
             exclude = rng.random(size=(*case.lead, n, n)) < 0.3
             exclude[..., 0, :] = True  # a row without negatives in its group
             inputs["exclude"] = exclude
+        if case.targets:
+            targets = rng.uniform(size=(*case.lead, n, n)) + np.eye(n)
+            targets *= rng.random(size=targets.shape) < 0.6  # some are none
+            targets[..., -1, :] = 0.0  # a row that is drawn to nobody
+            inputs["targets"] = targets
         if case.ids:
             inputs["ids"] = rng.integers(0, 3, size=(*case.lead, n))
         if case.positions:

@@ -5,6 +5,7 @@ plain formula in ``benchmarks/plain.py`` that the precision tests measure agains
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -21,10 +22,12 @@ from reference import (
     hetero_center,
     info_nce,
     kernels,
+    mil_nce,
     mmd,
     nt_xent,
     sigmoid_contrastive,
     sincere,
+    soft_info_nce,
     sup_con,
     vicreg,
 )
@@ -124,6 +127,47 @@ def _sigmoid_contrastive_cases() -> Iterator[Case]:
     yield Case({"bias": 0.0}, (5, 5), (3, 3), (2, 2), True)
     yield Case({"negatives": "cross", "chunk_size": 2}, (3, 3), (2, 2), (2, 2))
     yield Case({}, (1, 1), (3, 3))
+
+
+def _positives_cases() -> Iterator[Case]:
+    chunks = [None, 1, 3, 100]
+    grid = _grid(
+        negatives=("group", "all", "cross"),
+        symmetric=(True, False),
+        masks=(
+            ("ids",),
+            ("positions",),
+            ("exclude", "ids"),
+            ("weighted", "exclude", "ids", "positions"),
+        ),
+    )
+    for count, axes in enumerate(grid):
+        flags = dict.fromkeys(axes.pop("masks"), True)
+        radii: tuple[dict, ...] = ({},)
+        if "positions" in flags:
+            radii = ({"jitter": 0.3}, {"jitter": 0.2, "exclude_radius": 0.5})
+        size = {"temperature": 0.3} if count % 3 else {"normalize": False}
+        axes |= {"chunk_size": chunks[count % 4], "temperature": 0.8, **size}
+        for radius in radii:
+            yield Case(axes | radius, (4, 4), (3, 3), (3,), **flags)
+    yield Case()
+    yield Case({"temperature": 0.2}, (7, 7), (3, 3), ids=True)
+    radius = {"jitter": 0.3, "chunk_size": 3}
+    yield Case(radius, (7, 7), (3, 3), positions=True)
+    yield Case({}, (4, 4), (3, 3), (2, 2), True, ids=True)
+    yield Case({}, (1, 1), (3, 3))
+
+
+def _targets_cases() -> Iterator[Case]:
+    for case in _positives_cases():
+        options = dict(case.options)
+        if "jitter" in options and case.weighted:
+            options["spread"] = 0.2
+        for smoothing in (0.0, 0.1):
+            some = options | {"label_smoothing": smoothing}
+            yield replace(case, options=some)
+            if "jitter" not in options and not case.positions:
+                yield replace(case, options=some, targets=True)
 
 
 def _labelled_cases(**options: tuple) -> Iterator[Case]:
@@ -321,6 +365,30 @@ SPECS = (
         scale=0.0,
     ),
     LossSpec(
+        name="mil_nce",
+        module="MILNCELoss",
+        reference=mil_nce.mil_nce,
+        cases=tuple(_positives_cases()),
+        naive=plain.mil_nce,
+        joint=lambda options: options.get("negatives", "group") != "group",
+        per_row=True,
+        bounds=lambda rows, dim: (0.0, np.log(rows) + 2 / 0.07),
+        rotation="joint",
+        scale=0.0,
+    ),
+    LossSpec(
+        name="soft_info_nce",
+        module="SoftInfoNCELoss",
+        reference=soft_info_nce.soft_info_nce,
+        cases=tuple(_targets_cases()),
+        naive=plain.soft_info_nce,
+        joint=lambda options: options.get("negatives", "group") != "group",
+        per_row=True,
+        bounds=lambda rows, dim: (0.0, np.log(rows) + 2 / 0.07),
+        rotation="joint",
+        scale=0.0,
+    ),
+    LossSpec(
         name="sup_con",
         module="SupConLoss",
         reference=sup_con.sup_con,
@@ -461,7 +529,8 @@ def each_case(
 
 def _bare(case: Case) -> Case:
     options = dict(case.options)
-    options.pop("exclude_radius", None)  # which goes with positions
+    for name in ("exclude_radius", "jitter", "spread"):  # which go with positions
+        options.pop(name, None)
     return Case(options, case.rows, case.dims)
 
 

@@ -26,6 +26,8 @@ LOSSES = {
     "sigmoid_contrastive": ("SigmoidContrastiveLoss", "contrastive/sigmoid.py"),
     "decoupled": ("DecoupledContrastiveLoss", "contrastive/decoupled.py"),
     "debiased": ("DebiasedContrastiveLoss", "contrastive/debiased.py"),
+    "mil_nce": ("MILNCELoss", "contrastive/mil_nce.py"),
+    "soft_info_nce": ("SoftInfoNCELoss", "contrastive/soft_info_nce.py"),
     "contrastive_center": (
         "ContrastiveCenterLoss",
         "contrastive/contrastive_center.py",
@@ -95,6 +97,14 @@ SIGNATURES = {
     "debiased": "(z_a, z_b, *, temperature=0.07, false_negatives=0.1, hardness=0.0, "
     "intra_modal=True, normalize=True, ids=None, positions=None, "
     "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
+    "mil_nce": "(z_a, z_b, *, temperature=0.07, symmetric=True, normalize=True, "
+    "negatives='group', exclude=None, ids=None, positions=None, "
+    "exclude_radius=None, jitter=None, weight=None, reduction='mean', "
+    "chunk_size=None, " + GROUP,
+    "soft_info_nce": "(z_a, z_b, *, temperature=0.07, targets=None, "
+    "label_smoothing=0.0, symmetric=True, normalize=True, negatives='group', exclude=None, ids=None, "
+    "positions=None, exclude_radius=None, jitter=None, spread=None, weight=None, "
+    "reduction='mean', chunk_size=None, " + GROUP,
     "contrastive_center": "(z, labels, centers, *, delta=1.0, weight=None, "
     "reduction='mean', group=None, grad_reduce='mean')",
     "sup_con": "(z_a, z_b, labels_a, labels_b, *, temperature=0.07, variant='out', "
@@ -136,6 +146,12 @@ SIGNATURES = {
     "DebiasedContrastiveLoss": "(*, temperature=0.07, false_negatives=0.1, "
     "hardness=0.0, intra_modal=True, normalize=True, exclude_radius=None, "
     "reduction='mean', chunk_size=None, " + GATHER,
+    "MILNCELoss": "(*, temperature=0.07, symmetric=True, normalize=True, "
+    "negatives='group', exclude_radius=None, jitter=None, reduction='mean', "
+    "chunk_size=None, " + GATHER,
+    "SoftInfoNCELoss": "(*, temperature=0.07, label_smoothing=0.0, symmetric=True, "
+    "normalize=True, negatives='group', exclude_radius=None, jitter=None, "
+    "spread=None, reduction='mean', chunk_size=None, " + GATHER,
     "ContrastiveCenterLoss": "(num_classes, num_features, *, delta=1.0, "
     "reduction='mean', gather=False, grad_reduce='mean')",
     "SupConLoss": "(*, temperature=0.07, variant='out', normalize=True, "

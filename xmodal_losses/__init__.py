@@ -6,9 +6,11 @@ from xmodal_losses.contrastive.debiased import DebiasedContrastiveLoss
 from xmodal_losses.contrastive.decoupled import DecoupledContrastiveLoss
 from xmodal_losses.contrastive.hetero_center import HeteroCenterLoss
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
+from xmodal_losses.contrastive.mil_nce import MILNCELoss
 from xmodal_losses.contrastive.nt_xent import NTXentLoss
 from xmodal_losses.contrastive.sigmoid import SigmoidContrastiveLoss
 from xmodal_losses.contrastive.sincere import SINCERELoss
+from xmodal_losses.contrastive.soft_info_nce import SoftInfoNCELoss
 from xmodal_losses.contrastive.sup_con import SupConLoss
 from xmodal_losses.correlation.dcca import DCCALoss
 from xmodal_losses.distribution.coral import CORALLoss
@@ -48,6 +50,7 @@ __all__ = [
     "Kernel",
     "LaplacianKernel",
     "LinearKernel",
+    "MILNCELoss",
     "MMDLoss",
     "MaternKernel",
     "MultiKernel",
@@ -56,6 +59,7 @@ __all__ = [
     "RationalQuadraticKernel",
     "SINCERELoss",
     "SigmoidContrastiveLoss",
+    "SoftInfoNCELoss",
     "SupConLoss",
     "VICRegLoss",
     "cached_backward",

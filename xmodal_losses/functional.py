@@ -9,9 +9,11 @@ from xmodal_losses.contrastive.info_nce import (
     info_nce,
     info_nce_terms,
 )
+from xmodal_losses.contrastive.mil_nce import mil_nce
 from xmodal_losses.contrastive.nt_xent import nt_xent
 from xmodal_losses.contrastive.sigmoid import sigmoid_contrastive
 from xmodal_losses.contrastive.sincere import sincere
+from xmodal_losses.contrastive.soft_info_nce import soft_info_nce
 from xmodal_losses.contrastive.sup_con import sup_con
 from xmodal_losses.correlation.dcca import dcca
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
@@ -39,10 +41,12 @@ __all__ = [
     "hetero_center",
     "info_nce",
     "info_nce_terms",
+    "mil_nce",
     "mmd",
     "nt_xent",
     "sigmoid_contrastive",
     "sincere",
+    "soft_info_nce",
     "sup_con",
     "vicreg",
     "vicreg_terms",

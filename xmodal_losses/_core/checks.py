@@ -105,6 +105,23 @@ def pair_mask(
         )
 
 
+def pair_weight(
+    caller: str, name: str, weight: Tensor | None, z: Tensor, columns: int
+) -> None:
+    """Require a real number for every row of ``z`` and every one of so many columns."""
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor) or weight.is_complex():
+        got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"{caller}: {name} must be a real tensor, got {got}.")
+    shape = (*z.shape[:-1], columns)
+    if weight.shape != shape:
+        raise ValueError(
+            f"{caller}: {name} must be of shape {tuple(shape)}, one weight per pair of "
+            f"rows, got {tuple(weight.shape)}."
+        )
+
+
 def row_ids(
     caller: str, name: str, ids: Tensor | None, z: Tensor, *, required: bool = False
 ) -> None:

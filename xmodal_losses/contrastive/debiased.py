@@ -101,7 +101,7 @@ def debiased(
     Examples:
         >>> import torch, xmodal_losses.functional as F
         >>> F.debiased(torch.eye(4), torch.eye(4), temperature=0.5)
-        tensor(0.5211)
+        tensor(0.2115)
     """
     _check("debiased", false_negatives, hardness, intra_modal)
     contrast = pairs.paired(

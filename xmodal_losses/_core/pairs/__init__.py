@@ -23,8 +23,14 @@ from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
 from xmodal_losses._core.pairs.labelled import check_labelled, labelled
 from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes
-from xmodal_losses._core.pairs.paired import check_options, paired
+from xmodal_losses._core.pairs.paired import (
+    check_jitter,
+    check_options,
+    paired,
+    widest,
+)
 from xmodal_losses._core.pairs.pool import Pool, PoolAcrossRanks
+from xmodal_losses._core.pairs.targets import uniform_mean, weighted_mean
 
 __all__ = [
     "EXCHANGES",
@@ -44,6 +50,7 @@ __all__ = [
     "Walk",
     "against",
     "anchors",
+    "check_jitter",
     "check_labelled",
     "check_options",
     "discrepancy",
@@ -55,4 +62,7 @@ __all__ = [
     "paired",
     "scaled",
     "shifted",
+    "uniform_mean",
+    "weighted_mean",
+    "widest",
 ]

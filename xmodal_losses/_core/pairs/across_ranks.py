@@ -117,14 +117,18 @@ def left_out_across_ranks(left_out: LeftOut, walk: Walk) -> list[LeftOut]:
             return [None] * ranks.size
         return ranks.gather(vector, counts, 1)
 
-    dense: Sequence[Tensor | None] = [None] * ranks.size
-    positions = dense
+    def columns_of(dense: Tensor | None) -> Sequence[Tensor | None]:
+        """Return what is told of the columns of every rank."""
+        if dense is None or left_out.width is not None:
+            return [None] * ranks.size
+        return torch.split(dense, list(counts), -1)
+
+    positions: Sequence[Tensor | None] = [None] * ranks.size
     if left_out.width is None:
-        if left_out.dense is not None:
-            dense = torch.split(left_out.dense, list(counts), -1)
         positions = everywhere(left_out.positions)
-    vectors = zip(
-        dense,
+    parts = zip(
+        columns_of(left_out.dense),
+        columns_of(left_out.kept),
         everywhere(left_out.valid),
         everywhere(left_out.ids),
         positions,
@@ -133,16 +137,20 @@ def left_out_across_ranks(left_out: LeftOut, walk: Walk) -> list[LeftOut]:
     out = [
         left_out._replace(
             dense=dense_q,
+            kept=kept_q,
             valid_y=valid_q,
             ids_y=ids_q,
             positions=None if positions_q is None else left_out.positions,
             positions_y=positions_q,
             paired=False,
         )
-        for dense_q, valid_q, ids_q, positions_q in vectors
+        for dense_q, kept_q, valid_q, ids_q, positions_q in parts
     ]
-    own = left_out.dense if left_out.width is not None else dense[ranks.rank]
-    out[ranks.rank] = left_out._replace(dense=own)
+    own = left_out
+    if left_out.width is None:
+        dense, kept = columns_of(left_out.dense), columns_of(left_out.kept)
+        own = left_out._replace(dense=dense[ranks.rank], kept=kept[ranks.rank])
+    out[ranks.rank] = own
     return out
 
 

@@ -54,8 +54,7 @@ class Anchors(NamedTuple):
         self, contrast: Contrast, row_loss: RowLoss, reduction: reduce.Reduction
     ) -> Tensor:
         """Return a loss of rows, given with its slopes, as the caller asked for it."""
-        # The mean over 2N rows needs no factor; sums have the mean of a pair's two.
-        factor = 1.0 if self.joint and reduction == "mean" else 0.5
+        factor = self._factor(reduction)
         return self._pairs(
             contrast.reduced(row_loss, factor, self.weight, reduction), reduction
         )
@@ -63,12 +62,17 @@ class Anchors(NamedTuple):
     def reduced_rows(self, loss: Tensor, reduction: reduce.Reduction) -> Tensor:
         """Return row losses ``(directions, …, N)`` as the caller asked for them."""
         with precision.no_autocast(loss):
-            factor = 1.0 if self.joint and reduction == "mean" else 0.5
             ranks = self.contrast.ranks
-            loss = factor * loss.sum(0)
+            loss = self._factor(reduction) * loss.sum(0)
             return self._pairs(
                 reduce.rows(loss, self.weight, reduction, ranks), reduction
             )
+
+    def _factor(self, reduction: reduce.Reduction) -> float:
+        """Return what makes a mean of a pair's two rows, or of its two directions."""
+        if self.joint:
+            return 1.0 if reduction == "mean" else 0.5
+        return 0.5 if self.contrast.both else 1.0
 
     def _pairs(self, value: Tensor, reduction: reduce.Reduction) -> Tensor:
         if reduction != "none" or not self.joint:
@@ -77,7 +81,9 @@ class Anchors(NamedTuple):
         return of_a + of_b
 
 
-def anchors(contrast: Contrast, weight: Tensor | None, intra_modal: bool) -> Anchors:
+def anchors(
+    contrast: Contrast, weight: Tensor | None, intra_modal: bool = False
+) -> Anchors:
     """Return the rows of both modalities; ``intra_modal``: each against all others."""
     if not intra_modal:
         return Anchors(contrast, weight, joint=False)

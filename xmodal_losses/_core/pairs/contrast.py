@@ -33,10 +33,12 @@ class Contrast(NamedTuple):
     both: bool  # also from y to x
     negatives: Negatives = "group"
     exclude: Tensor | None = None  # (…, N, N) bool: no negatives
-    ids: Tensor | None = None  # (…, N): nor are rows with one id, or with another
-    unlike: bool = False  # the latter
+    ids: Tensor | None = None  # (…, N): nor are rows with one id
     positions: Tensor | None = None  # (…, N, P): nor rows of a group within `radius`
     radius: float = 0.0
+    kept: Tensor | None = None  # (…, N, N) bool: they are, whatever tells not to
+    kept_radius: float | None = None  # so are rows of a group within it
+    only: bool = False  # the reverse: pairs that nothing else leaves out
     valid: Tensor | None = None  # (…, N): False where a row takes no part
     lengths: Lengths | None = None
     softplus: bool = False  # of the negatives, summed, in place of log-sum-exps
@@ -93,30 +95,32 @@ class Contrast(NamedTuple):
     def sides(self, peaks: bool = False) -> Sides:
         """Return the positives and the log-sum-exps over the negatives, ``(…, N)``."""
         with precision.no_autocast(self.x):
-            x, y, left_out = self.x, self.y, self._left_out()
-            if self.lengths is not None:
-                x, y = (
-                    unit(z, -1, length)
-                    for z, length in zip((x, y), self.lengths, strict=True)
-                )
-            x, y = self._flat(x), self._flat(y)
+            x, y, left_out = self.ready()
             walk = None if self.negatives == "cross" else self.walk
             found = self._two_pass(x, y, left_out, peaks, walk)
-            if self.negatives == "cross":
+            # What tells of other groups, where nothing else counts, are ids.
+            if self.negatives == "cross" and not (self.only and self.ids is None):
                 # The same row of the other groups: N problems of one row per group.
                 across = self._two_pass(
                     x.transpose(0, 1),
                     y.transpose(0, 1),
-                    LeftOut(
-                        valid=None if left_out.valid is None else left_out.valid.mT,
-                        ids=None if left_out.ids is None else left_out.ids.mT,
-                    ),
+                    left_out.across(),
                     peaks,
                     self.walk,
                 )
                 merged = torch.add if self.softplus else _log_add_exp
                 found = _joined(found, across, merged)
             return found.map(lambda part: part.reshape(self.x.shape[:-1]))
+
+    def ready(self) -> tuple[Tensor, Tensor, LeftOut]:
+        """Return rows ``(G, N, D)`` whose products are the logits, and what is not."""
+        x, y = self.x, self.y
+        if self.lengths is not None:
+            x, y = (
+                unit(z, -1, length)
+                for z, length in zip((x, y), self.lengths, strict=True)
+            )
+        return self.flat(x), self.flat(y), self._left_out()
 
     def indices(self) -> Tensor:
         """Return the index of every row of a problem, ``(…, N)``, on whichever rank."""
@@ -164,7 +168,7 @@ class Contrast(NamedTuple):
             self.shift,
         )
 
-    def _flat(self, z: Tensor) -> Tensor:
+    def flat(self, z: Tensor) -> Tensor:
         """Return what belongs to the rows by problem; ``"all"`` is one problem."""
         *lead, n = self.x.shape[:-1]
         groups = math.prod(lead)
@@ -172,19 +176,20 @@ class Contrast(NamedTuple):
         return z.reshape(*shape, *z.shape[self.x.ndim - 1 :])
 
     def _left_out(self) -> LeftOut:
-        told = (self.exclude, self.valid, self.ids, self.positions)
-        dense, valid, ids, positions = (
-            None if mask is None else self._flat(mask) for mask in told
+        told = (self.exclude, self.kept, self.valid, self.ids, self.positions)
+        dense, kept, valid, ids, positions = (
+            None if mask is None else self.flat(mask) for mask in told
         )
-        width = self.x.shape[-2] if self.negatives == "all" else None
         return LeftOut(
             dense,
+            kept,
             valid,
             ids,
             positions,
             radius=self.radius,
-            width=width,
-            unlike=self.unlike,
+            kept_radius=self.kept_radius,
+            width=self.x.shape[-2] if self.negatives == "all" else None,
+            only=self.only,
         )
 
 

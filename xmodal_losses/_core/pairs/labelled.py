@@ -32,7 +32,7 @@ class Labelled(NamedTuple):
 
     def of_class(self, same: bool) -> Contrast:
         """Return each row against the others of its class, or of any other class."""
-        return self.contrast.replaced(ids=self.numbers, unlike=same)
+        return self.contrast.replaced(ids=self.numbers, only=same)
 
     def mean(self, total: Tensor) -> Tensor:
         """Return a total over the positives, over their number."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TENSORS = 7  # fields that are tensors: the first ones
+TENSORS = 8  # fields that are tensors: the first ones
 
 
 class LeftOut(NamedTuple):
@@ -18,59 +18,92 @@ class LeftOut(NamedTuple):
 
     # (G, N, W) bool: True for (x_i, y_j); W is M, or `width`.
     dense: Tensor | None = None
+    kept: Tensor | None = None  # (G, N, W) bool: pairs that count whatever tells not to
     valid: Tensor | None = None  # (G, N) bool: False where a row takes no part
-    # (G, N): rows with one id are no negatives, or, if `unlike`, rows with another.
-    ids: Tensor | None = None
+    ids: Tensor | None = None  # (G, N): rows with one id are no negatives
     positions: Tensor | None = None  # (G, N, P): nor are rows within `radius`
     # The same of the columns, (G, M); None where x and y have them in common.
     valid_y: Tensor | None = None
     ids_y: Tensor | None = None
     positions_y: Tensor | None = None
     radius: float = 0.0
-    # Rows i // width come from one image: `dense` and `positions` tell of these only.
+    kept_radius: float | None = None  # rows within it count whatever tells not to
+    # Rows i // width come from one image: what is dense, and `positions`, tell of these
+    # only.
     width: int | None = None
-    unlike: bool = False
+    only: bool = False  # but for `valid`, the reverse: pairs that nothing leaves out
     paired: bool = True  # False: x_i and y_i are no positives, but like all others
 
-    def tile(self, groups: slice, rows: slice, columns: slice) -> Tensor | None:
-        """Return the mask of a tile ``(…, rows, columns)``; None: all pairs count."""
-        out = None
-        if self.dense is not None:
-            dense = self.dense[groups, rows]
-            if self.width is None:
-                out = dense[..., columns]
-            else:
-                j = _indices(columns, dense) % self.width
-                out = dense.index_select(-1, j)
-        if self.positions is not None:
-            across = self.positions if self.positions_y is None else self.positions_y
-            near = _within(
-                self.positions[groups, rows], across[groups, columns], self.radius
-            )
-            out = near if out is None else out | near
-        if out is not None and self.width is not None:
-            image = _indices(rows, out) // self.width
-            out = out & (image[:, None] == _indices(columns, out) // self.width)
+    def across(self) -> "LeftOut":
+        """Return what is told of the same rows of all groups, as N problems."""
+        valid, ids = (
+            None if told is None else told.mT for told in (self.valid, self.ids)
+        )
+        return LeftOut(valid=valid, ids=ids, only=self.only)
 
+    def tile(
+        self, groups: slice, rows: slice, columns: slice, logits: Tensor
+    ) -> Tensor | None:
+        """Return the mask of a tile of logits; None: all pairs count."""
+        out = self._in_image(self.dense, self.radius, groups, rows, columns)
         if self.ids is not None:
             across = self.ids if self.ids_y is None else self.ids_y
             same = self.ids[groups, rows, None] == across[groups, None, columns]
-            same = ~same if self.unlike else same
             out = same if out is None else out | same
+        if out is not None:
+            kept = self._in_image(self.kept, self.kept_radius, groups, rows, columns)
+            out = out if kept is None else out & ~kept
+        if self.only:
+            out = logits.new_ones((), dtype=torch.bool) if out is None else ~out
         if self.valid is not None:
             across = self.valid if self.valid_y is None else self.valid_y
             absent = ~(self.valid[groups, rows, None] & across[groups, None, columns])
             out = absent if out is None else out | absent
         return out
 
+    def _in_image(
+        self,
+        dense: Tensor | None,
+        radius: float | None,
+        groups: slice,
+        rows: slice,
+        columns: slice,
+    ) -> Tensor | None:
+        """Tell which pairs of an image a mask tells, or are within a radius."""
+        out = None
+        if dense is not None:
+            out = dense_tile(dense, self.width, groups, rows, columns)
+        if self.positions is not None and radius is not None:
+            across = self.positions if self.positions_y is None else self.positions_y
+            near = within(self.positions[groups, rows], across[groups, columns], radius)
+            out = near if out is None else out | near
+        if out is not None and self.width is not None:
+            out = out & one_image(self.width, rows, columns, out)
+        return out
 
-def _indices(part: slice, like: Tensor) -> Tensor:
-    return torch.arange(part.start, part.stop, device=like.device)
+
+def dense_tile(
+    dense: Tensor, width: int | None, groups: slice, rows: slice, columns: slice
+) -> Tensor:
+    """Return a tile of what is told of all pairs, or of all pairs of an image."""
+    if width is None:
+        return dense[groups, rows, columns]
+    return dense[groups, rows].index_select(-1, _indices(columns, dense) % width)
 
 
-def _within(x: Tensor, y: Tensor, radius: float) -> Tensor:
+def one_image(width: int, rows: slice, columns: slice, like: Tensor) -> Tensor:
+    """Tell which pairs are of one image."""
+    image = _indices(rows, like) // width
+    return image[:, None] == _indices(columns, like) // width
+
+
+def within(x: Tensor, y: Tensor, radius: float) -> Tensor:
     """Tell whose coordinates all differ by no more than the radius."""
     near = x.new_ones((), dtype=torch.bool)
     for k in range(x.shape[-1]):
         near = near & ((x[..., :, None, k] - y[..., None, :, k]).abs() <= radius)
     return near
+
+
+def _indices(part: slice, like: Tensor) -> Tensor:
+    return torch.arange(part.start, part.stop, device=like.device)

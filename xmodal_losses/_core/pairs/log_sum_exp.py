@@ -255,7 +255,7 @@ def logits(
         diagonal = t.diagonal(offset, 1, 2)
         on = diagonal.clone()
         diagonal.fill_(-torch.inf)
-    mask = left_out.tile(groups, i, j)
+    mask = left_out.tile(groups, i, j, t)
     return (t if mask is None else t.masked_fill(mask, -torch.inf)), on
 
 

@@ -22,6 +22,7 @@ def paired(
     normalize: bool,
     negatives: Negatives = "group",
     exclude: Tensor | None = None,
+    targets: Tensor | None = None,
     ids: Tensor | None = None,
     positions: Tensor | None = None,
     exclude_radius: float | None = None,
@@ -52,6 +53,7 @@ def paired(
     if ranks is not None and (z_a.ndim == 2 or negatives != "group"):
         told = {
             "exclude": exclude,
+            "targets": targets,
             "ids": ids,
             "positions": positions,
             "weight": weight,
@@ -60,6 +62,7 @@ def paired(
         if z_a.ndim == 2:
             columns = sum(walk.counts)
     checks.pair_mask(caller, "exclude", exclude, z_a, columns)
+    checks.pair_weight(caller, "targets", targets, z_a, columns)
 
     dtype = precision.compute_dtype(z_a, z_b)
     return Contrast(
@@ -68,6 +71,7 @@ def paired(
         both=True,
         negatives=negatives,
         exclude=exclude,
+        kept=None if targets is None else targets != 0,
         ids=ids,
         positions=None if positions is None else positions.to(dtype),
         radius=exclude_radius or 0.0,
@@ -77,6 +81,33 @@ def paired(
         ranks=ranks,
         walk=walk,
     )
+
+
+def widest(
+    caller: str,
+    positions: Tensor | None,
+    jitter: float | None,
+    exclude_radius: float | None,
+) -> float | None:
+    """Return within what distance rows are no negatives, or are positives."""
+    if jitter is None:
+        return exclude_radius
+    check_jitter(caller, jitter)
+    if positions is None:
+        raise ValueError(
+            f"{caller}: jitter must be given with positions and only then, got "
+            f"jitter={jitter!r} without positions."
+        )
+    if exclude_radius is None:
+        return jitter
+    checks.number(caller, "exclude_radius", exclude_radius, at_least=0.0)
+    return max(jitter, exclude_radius)
+
+
+def check_jitter(caller: str, jitter: object) -> None:
+    """Check the largest distance of positives."""
+    if jitter is not None:
+        checks.number(caller, "jitter", jitter, at_least=0.0)
 
 
 def check_options(
