@@ -159,15 +159,15 @@ def _positives_cases() -> Iterator[Case]:
 
 
 def _targets_cases() -> Iterator[Case]:
-    for case in _positives_cases():
+    for count, case in enumerate(_positives_cases()):
         options = dict(case.options)
         if "jitter" in options and case.weighted:
             options["spread"] = 0.2
-        for smoothing in (0.0, 0.1):
-            some = options | {"label_smoothing": smoothing}
-            yield replace(case, options=some)
-            if "jitter" not in options and not case.positions:
-                yield replace(case, options=some, targets=True)
+        smoothing = {"label_smoothing": 0.1}
+        yield replace(case, options=options | (smoothing if count % 2 else {}))
+        if not case.positions:
+            some = options | ({} if count % 2 else smoothing)
+            yield replace(case, options=some, targets=True)
 
 
 def _labelled_cases(**options: tuple) -> Iterator[Case]:

@@ -102,7 +102,8 @@ SIGNATURES = {
     "exclude_radius=None, jitter=None, weight=None, reduction='mean', "
     "chunk_size=None, " + GROUP,
     "soft_info_nce": "(z_a, z_b, *, temperature=0.07, targets=None, "
-    "label_smoothing=0.0, symmetric=True, normalize=True, negatives='group', exclude=None, ids=None, "
+    "label_smoothing=0.0, symmetric=True, normalize=True, negatives='group', "
+    "exclude=None, ids=None, "
     "positions=None, exclude_radius=None, jitter=None, spread=None, weight=None, "
     "reduction='mean', chunk_size=None, " + GROUP,
     "contrastive_center": "(z, labels, centers, *, delta=1.0, weight=None, "
