@@ -1,6 +1,7 @@
 """Numerically checked, batched PyTorch losses that make two modalities agree."""
 
 from xmodal_losses import functional, kernels
+from xmodal_losses._core.pairs import ExtraNegatives
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
 from xmodal_losses.contrastive.hetero_center import HeteroCenterLoss
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
@@ -25,6 +26,7 @@ from xmodal_losses.kernels import (
     RationalQuadraticKernel,
 )
 from xmodal_losses.large_batch import ChunkedMoments
+from xmodal_losses.queue import EmbeddingQueue
 from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
 from xmodal_losses.redundancy.vicreg import VICRegLoss
 
@@ -36,7 +38,9 @@ __all__ = [
     "ChunkedMoments",
     "ContrastiveCenterLoss",
     "DCCALoss",
+    "EmbeddingQueue",
     "EnergyKernel",
+    "ExtraNegatives",
     "GaussianKernel",
     "HeteroCenterLoss",
     "InfoNCELoss",

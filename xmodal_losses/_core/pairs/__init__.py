@@ -18,6 +18,7 @@ from xmodal_losses._core.pairs.discrepancy_across_ranks import (
     Batch,
     discrepancy_across_ranks,
 )
+from xmodal_losses._core.pairs.extra import ExtraNegatives
 from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
 from xmodal_losses._core.pairs.labelled import check_labelled, labelled
@@ -31,6 +32,7 @@ __all__ = [
     "Batch",
     "Contrast",
     "Exchange",
+    "ExtraNegatives",
     "Kernel",
     "Mixture",
     "Negatives",
