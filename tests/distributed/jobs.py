@@ -221,9 +221,10 @@ def remembering(
     size: int,
     batches: list[Arrays],
     counts: list[tuple[int, ...]] | None,
+    gather: bool,
 ) -> Arrays:
     """Return parameters and buffers after a step for each batch; or on one process."""
-    model = Remembering(batches[0]["z_a"].shape[-1], counts is not None)
+    model = Remembering(batches[0]["z_a"].shape[-1], gather)
     trained = model if counts is None else DistributedDataParallel(model)
     for i, inputs in enumerate(batches):
         some = (len(inputs["z_a"]),) if counts is None else counts[i]

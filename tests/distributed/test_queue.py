@@ -50,8 +50,19 @@ def test_all_queues_are_that_of_one_process(pools, names, lead, size):
 def test_inside_of_what_ddp_wraps(pools, size):
     """DDP sends the buffers of the first rank to all others before each pass."""
     given = [inputs for inputs in batches(()) if len(inputs["z_a"])]
-    expected = jobs.remembering(0, 1, given, None)
+    expected = jobs.remembering(0, 1, given, None, False)
     counts = [splits(len(inputs["z_a"]), size)[1] for inputs in given]
-    for state in pools(size)(jobs.remembering, given, counts):
+    for state in pools(size)(jobs.remembering, given, counts, True):
         for name, value in state.items():
             assert_allclose(value, expected[name], rtol=1e-10, err_msg=name)
+
+
+def test_inside_of_ddp_a_queue_has_to_gather(pools):
+    """What is of a rank alone is replaced by that of the first one."""
+    given = batches(())[:2]  # of 3 and 4 rows
+    counts = [(2, 1), (1, 3)]
+    for gather, first in ((True, 3), (False, 2)):
+        states = pools(2)(jobs.remembering, given, counts, gather)
+        assert_array_equal(*(state["queue.keys_a"][:first] for state in states))
+        entered = [int(state["queue.enqueued"]) for state in states]
+        assert entered == ([7, 7] if gather else [2 + 1, 2 + 3])
