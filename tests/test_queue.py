@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import xmodal_losses as xl
+import xmodal_losses.functional as F
 from reference import embedding_queue
 
 DIM = 3
@@ -216,6 +217,60 @@ def test_nothing_of_a_graph_enters():
         queue.enqueue(z * 2, z * 3)
     queue.enqueue(z * 2, z * 3)
     assert int(queue.enqueued) == 6
+
+
+# ------------------------------------------------------------------ in a loss
+
+
+def plain_contrast(z_a, z_b, ids, pairs, temperature=0.07):
+    """InfoNCE, row by row, with the rows of the pairs as more negatives."""
+    z_a, z_b = (torch.nn.functional.normalize(z, dim=-1) for z in (z_a, z_b))
+    total = 0.0
+    for of, (rows, columns) in enumerate(((z_a, z_b), (z_b, z_a))):
+        for i, row in enumerate(rows):
+            logits = [row @ columns[i]]
+            for column, number in zip(columns, ids, strict=True):
+                if number != ids[i]:
+                    logits.append(row @ column)
+            for pair in pairs:
+                if pair[2] != ids[i]:
+                    key = torch.tensor(pair[1 - of], dtype=row.dtype)
+                    logits.append(row @ key / key.norm())
+            logits = torch.stack(logits) / temperature
+            total = total + logits.logsumexp(0) - logits[0]
+    return total / (2 * len(z_a))
+
+
+def test_info_nce_with_past_rows_as_negatives():
+    """Rows of one id, of whichever batch, are left out; enqueueing changes nothing."""
+    queue = xl.EmbeddingQueue(7, DIM, with_ids=True).double()
+    reference = embedding_queue.EmbeddingQueue(7)
+    for seed, rows in enumerate((3, 4, 5, 2)):  # empty, filling, wrapping, full
+        arrays = batch(rows, seed)
+        arrays["ids"] = np.random.default_rng(seed).integers(0, 6, rows)
+        some = {name: torch.tensor(array) for name, array in arrays.items()}
+        views = {name: some.pop(name).double() for name in ("z_a", "z_b")}
+        ids, results = some["ids"], []
+        for past in (None, reference.pairs):
+            z_a, z_b = (view.clone().requires_grad_() for view in views.values())
+            if past is None:
+                value = F.info_nce(z_a, z_b, extra=queue.negatives(), ids=ids)
+                queue.enqueue(z_a, z_b, ids=ids)
+            else:
+                value = plain_contrast(z_a, z_b, ids.tolist(), past)
+            value.backward()
+            results.append((value.detach(), z_a.grad, z_b.grad))
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        reference.enqueue(**arrays)
+        assert_is(queue, reference)
+
+
+def test_an_empty_queue_changes_no_loss():
+    z_a, z_b = torch.randn(2, 6, DIM, dtype=torch.float64)
+    extra = xl.EmbeddingQueue(4, DIM).negatives()
+    value = F.info_nce(z_a, z_b, extra=extra)
+    torch.testing.assert_close(value, F.info_nce(z_a, z_b), rtol=1e-12, atol=0.0)
 
 
 # ------------------------------------------------------------------ state
