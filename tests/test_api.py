@@ -58,7 +58,8 @@ KERNELS = {
 PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
-    | {"ChunkedMoments", "cached_backward", "functional", "kernels"},
+    | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
+    | {"functional", "kernels"},
     F: {
         *LOSSES,
         "BarlowTwinsTerms",
@@ -172,6 +173,8 @@ SIGNATURES = {
     "DCCALoss": "(*, num_components=None, ridge=0.0001, objective='trace', "
     "compute_dtype=torch.float64, reduction='mean', " + GATHER,
     "ChunkedMoments": "(criterion)",
+    "EmbeddingQueue": "(size, dim, *, with_ids=False, gather=False)",
+    "ExtraNegatives": "(a=None, b=None, ids=None, valid=None)",
     "cached_backward": "(criterion, encode, chunks, *, scale=1.0, **options)",
     "GaussianKernel": "(bandwidth='mean', *, factor=1.0)",
     "LaplacianKernel": "(bandwidth='mean', *, factor=1.0, norm=2)",
@@ -316,7 +319,7 @@ def test_imports_follow_the_layers(path):
         for path in sources()
         if path.name == "__init__.py" or len(path.parts) == 1
         # What stands on several families is a file above them.
-        if path.name not in ("gradient_cache.py", "large_batch.py")
+        if path.name not in ("gradient_cache.py", "large_batch.py", "queue.py")
     ],
     ids=str,
 )

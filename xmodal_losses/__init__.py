@@ -1,6 +1,7 @@
 """Numerically checked, batched PyTorch losses that make two modalities agree."""
 
 from xmodal_losses import functional, kernels
+from xmodal_losses._core.pairs import ExtraNegatives
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
 from xmodal_losses.contrastive.debiased import DebiasedContrastiveLoss
 from xmodal_losses.contrastive.decoupled import DecoupledContrastiveLoss
@@ -29,6 +30,7 @@ from xmodal_losses.kernels import (
     RationalQuadraticKernel,
 )
 from xmodal_losses.large_batch import ChunkedMoments
+from xmodal_losses.queue import EmbeddingQueue
 from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
 from xmodal_losses.redundancy.vicreg import VICRegLoss
 
@@ -42,7 +44,9 @@ __all__ = [
     "DCCALoss",
     "DebiasedContrastiveLoss",
     "DecoupledContrastiveLoss",
+    "EmbeddingQueue",
     "EnergyKernel",
+    "ExtraNegatives",
     "GaussianKernel",
     "HeteroCenterLoss",
     "InfoNCELoss",

@@ -42,6 +42,20 @@ def test_ranks_that_do_not_fit_together_are_told_so(pools):
             assert answer.startswith(f"info_nce: {message}"), answer
 
 
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("size", "size must be the same on every rank, got 4, 5."),
+        ("dim", "dim must be the same on every rank, got 3, 4."),
+        ("with_ids", "with_ids must be the same on every rank, got 0, 1."),
+        ("dtype", "the dtype of the queue must be the same on every rank, got 2, 3."),
+    ],
+)
+def test_queues_that_do_not_fit_together_are_told_so(pools, what, said):
+    for answer in pools(2)(jobs.mismatched_queues, what):
+        assert answer == f"EmbeddingQueue: {said}"
+
+
 def test_second_derivatives_are_refused(pools):
     z = torch.empty(3, 2)
     options = [(spec.name, spec.labels_of(z, z)) for spec in SPECS]

@@ -19,6 +19,7 @@ from xmodal_losses._core.pairs.discrepancy_across_ranks import (
     Batch,
     discrepancy_across_ranks,
 )
+from xmodal_losses._core.pairs.extra import ExtraNegatives
 from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
 from xmodal_losses._core.pairs.labelled import check_labelled, labelled
@@ -39,6 +40,7 @@ __all__ = [
     "Batch",
     "Contrast",
     "Exchange",
+    "ExtraNegatives",
     "Kernel",
     "Mixture",
     "Negatives",
