@@ -13,7 +13,7 @@ __all__ = ["ROWS", "Traffic", "shown", "traffic"]
 
 FLOAT, DOUBLE, INTEGER = 4, 8, 8
 # What the ranks tell each other before rows are exchanged: counts, widths, dtypes, …
-AGREED_ON_PAIRS, AGREED_ON_BATCHES = 11, 9
+AGREED_ON_PAIRS, AGREED_ON_BATCHES = 13, 9
 PAIRS = ("info_nce", "nt_xent", "sigmoid_contrastive")
 
 

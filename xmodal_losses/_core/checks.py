@@ -177,6 +177,7 @@ def number(
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
+    at_most: float | None = None,
 ) -> None:
     """Require a finite real number in a range."""
     limit = (
@@ -188,6 +189,8 @@ def number(
     )
     if below is not None:
         limit += f" and < {below:g}"
+    if at_most is not None:
+        limit += f" and <= {at_most:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(
             f"{caller}: {name} must be a number{limit}, got {type(value).__name__}."
@@ -198,6 +201,7 @@ def number(
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
         or (below is not None and value >= below)
+        or (at_most is not None and value > at_most)
     ):
         raise ValueError(
             f"{caller}: {name} must be a finite number{limit}, got {value!r}."

@@ -25,6 +25,7 @@ References: Eq. 4 of :cite:t:`oord2018representation`; the symmetric form is Eq.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -111,7 +112,8 @@ def info_nce_terms(
         grad_reduce=grad_reduce,
         exchange=exchange,
     )
-    contrast = _scaled("info_nce_terms", contrast, temperature, normalize)
+    checks.positive_scalar("info_nce_terms", "temperature", temperature)
+    contrast = pairs.scaled(contrast, temperature, normalize)
     found = contrast.sides(peaks=True)
     assert found.columns is not None
     assert found.row_peaks is not None
@@ -138,12 +140,18 @@ def info_nce(
     *,
     temperature: float | Tensor = 0.07,
     symmetric: bool = True,
+    direction_weight: float = 0.5,
+    margin: float = 0.0,
     normalize: bool = True,
     negatives: pairs.Negatives = "group",
     exclude: Tensor | None = None,
     ids: Tensor | None = None,
     positions: Tensor | None = None,
     exclude_radius: float | None = None,
+    guide: tuple[Tensor, Tensor] | None = None,
+    guide_margin: float = 0.0,
+    hardest: int | None = None,
+    extra: pairs.ExtraNegatives | None = None,
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
     chunk_size: int | None = None,
@@ -161,6 +169,9 @@ def info_nce(
         temperature: τ > 0, a number or a tensor of shape ``()``, which gets its
             gradient. Common: 0.05 to 0.2.
         symmetric: Average the losses a→b and b→a; otherwise a→b alone.
+        direction_weight: λ in [0, 1] of the average λ·(a→b) + (1 − λ)·(b→a).
+        margin: By how much the logit of the positive should be above the negatives'; m
+            of a cosine is m/τ of a logit.
         normalize: Scale rows to unit length first. A zero row stays zero, and gets no
             gradient.
         negatives: ``"group"``: the other rows of the same group. ``"all"``: every
@@ -177,6 +188,16 @@ def info_nce(
         exclude_radius: A distance ≥ 0 in the units of ``positions``, which go with it:
             the largest difference of a coordinate (Chebyshev's), so that rows are left
             out in a square window.
+        guide: Other embeddings of the same rows, of *a* and of *b*, ``(…, N, G)`` each:
+            of a_i, no b_j is a negative whose guides are more similar (by their cosine)
+            than those of a_i and b_i less ``guide_margin``; and the other way. Say of a
+            trained model, or ``(z_a, z_b)``. They get no gradient.
+        guide_margin: See ``guide``; below 0, negatives have to be more similar by so
+            much to be left out.
+        hardest: Of what is left, so many negatives of each row count, those of the
+            largest logits. None: all.
+        extra: Negatives beside those of the batch, say of an
+            :class:`~xmodal_losses.EmbeddingQueue`; as normalised as the rows are.
         weight: Weights ≥ 0 of the rows, ``(…, N)``. A row of weight 0 is as if it were
             not there; it is no negative either.
         reduction: ``"mean"`` (Σwℓ/Σw over rows and groups), ``"sum"`` (Σwℓ) or
@@ -208,7 +229,7 @@ def info_nce(
         >>> F.info_nce(torch.eye(4), torch.eye(4).flip(0), temperature=0.5)
         tensor(2.3408)
     """
-    checks.flag("info_nce", "symmetric", symmetric)
+    _check("info_nce", symmetric, direction_weight, margin, guide_margin, hardest)
     contrast = pairs.paired(
         "info_nce",
         z_a,
@@ -219,6 +240,9 @@ def info_nce(
         ids=ids,
         positions=positions,
         exclude_radius=exclude_radius,
+        guide=guide,
+        guide_margin=guide_margin,
+        extra=extra,
         weight=weight,
         reduction=reduction,
         chunk_size=chunk_size,
@@ -226,29 +250,54 @@ def info_nce(
         grad_reduce=grad_reduce,
         exchange=exchange,
     )
-    contrast = _scaled("info_nce", contrast, temperature, normalize)
-    contrast = contrast.replaced(both=symmetric)
-    directions = 2 if symmetric else 1
-    return contrast.reduced(row_loss, 1 / directions, weight, reduction)
+    checks.positive_scalar("info_nce", "temperature", temperature)
+    contrast = pairs.scaled(contrast, temperature, normalize)
+    shares = (direction_weight, 1 - direction_weight) if symmetric else (1.0, 0.0)
+    row_loss = pairs.of_sides(partial(head, margin=margin), shares)
+    if guide is None and hardest is None:
+        contrast = contrast.replaced(both=symmetric)
+        return contrast.reduced(row_loss, 1.0, weight, reduction)
+    # Which negatives count depends on the row: one direction after the other.
+    ways = (contrast, contrast.swapped()) if symmetric else (contrast,)
+    total = None
+    for way, share in zip(ways, shares, strict=False):
+        way = way.replaced(both=False)
+        if hardest is not None:
+            way = way.replaced(floor=pairs.floor(way, hardest))
+        value = way.reduced(row_loss, share, weight, reduction)
+        total = value if total is None else total + value
+    assert total is not None
+    return total
 
 
-def _scaled(
-    caller: str,
-    contrast: pairs.Contrast,
-    temperature: float | Tensor,
-    normalize: bool,
-) -> pairs.Contrast:
-    checks.positive_scalar(caller, "temperature", temperature)
-    return pairs.scaled(contrast, temperature, normalize)
-
-
-def _head(positive: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    gap = negatives - positive
+def head(
+    positive: Tensor, negatives: Tensor, margin: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss of rows, and its derivatives in positives and log-sum-exps."""
+    gap = negatives - positive + margin
     slope = gap.sigmoid()
     return precision.softplus(gap), -slope, slope
 
 
-row_loss = pairs.of_sides(_head)
+def _check(
+    caller: str,
+    symmetric: object,
+    direction_weight: object,
+    margin: object,
+    guide_margin: object,
+    hardest: object,
+) -> None:
+    checks.flag(caller, "symmetric", symmetric)
+    checks.number(caller, "direction_weight", direction_weight, at_least=0.0, at_most=1)
+    if not symmetric and direction_weight != 0.5:
+        raise ValueError(
+            f"{caller}: direction_weight must be 0.5 unless symmetric=True, got "
+            f"{direction_weight!r}."
+        )
+    checks.number(caller, "margin", margin)
+    checks.number(caller, "guide_margin", guide_margin)
+    if hardest is not None:
+        checks.count(caller, "hardest", hardest)
 
 
 class InfoNCELoss(nn.Module):
@@ -261,9 +310,13 @@ class InfoNCELoss(nn.Module):
         temperature_range: Limits of a learned τ. Outside, the gradient that would
             lead further away is 0.
         symmetric: As in the function.
+        direction_weight: As in the function.
+        margin: As in the function.
         normalize: As in the function.
         negatives: As in the function.
         exclude_radius: As in the function; ``positions`` are given to ``forward``.
+        guide_margin: As in the function; a ``guide`` is given to ``forward``.
+        hardest: As in the function.
         reduction: As in the function.
         chunk_size: As in the function.
         gather: True: the default process group; or a process group, the ``group`` of
@@ -275,7 +328,8 @@ class InfoNCELoss(nn.Module):
 
     Shape:
         - ``z_a``, ``z_b``: ``(…, N, D)``; ``exclude``: ``(…, N, N)``; ``ids`` and
-          ``weight``: ``(…, N)``; ``positions``: ``(…, N, P)``.
+          ``weight``: ``(…, N)``; ``positions``: ``(…, N, P)``; ``guide``: two of
+          ``(…, N, G)``.
         - Output: scalar, or ``(…, N)`` for ``reduction="none"``.
 
     Examples:
@@ -292,9 +346,13 @@ class InfoNCELoss(nn.Module):
         learn_temperature: bool = False,
         temperature_range: tuple[float, float] = (0.01, 1.0),
         symmetric: bool = True,
+        direction_weight: float = 0.5,
+        margin: float = 0.0,
         normalize: bool = True,
         negatives: pairs.Negatives = "group",
         exclude_radius: float | None = None,
+        guide_margin: float = 0.0,
+        hardest: int | None = None,
         reduction: reduce.Reduction = "mean",
         chunk_size: int | None = None,
         gather: bool | ranks.Group = False,
@@ -304,7 +362,7 @@ class InfoNCELoss(nn.Module):
         super().__init__()
         caller = "InfoNCELoss"
         checks.number(caller, "temperature", temperature, above=0.0)
-        checks.flag(caller, "symmetric", symmetric)
+        _check(caller, symmetric, direction_weight, margin, guide_margin, hardest)
         pairs.check_options(
             caller, normalize, negatives, exclude_radius, reduction, chunk_size
         )
@@ -326,9 +384,13 @@ class InfoNCELoss(nn.Module):
         self.learn_temperature = learn_temperature
         self.temperature_range = (float(low), float(high))
         self.symmetric = symmetric
+        self.direction_weight = float(direction_weight)
+        self.margin = float(margin)
         self.normalize = normalize
         self.negatives: pairs.Negatives = negatives
         self.exclude_radius = exclude_radius
+        self.guide_margin = float(guide_margin)
+        self.hardest = hardest
         self.reduction: reduce.Reduction = reduction
         self.chunk_size = chunk_size
         self.gather = gather
@@ -355,6 +417,8 @@ class InfoNCELoss(nn.Module):
         exclude: Tensor | None = None,
         ids: Tensor | None = None,
         positions: Tensor | None = None,
+        guide: tuple[Tensor, Tensor] | None = None,
+        extra: pairs.ExtraNegatives | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of the paired batches."""
@@ -363,12 +427,18 @@ class InfoNCELoss(nn.Module):
             z_b,
             temperature=self.temperature,
             symmetric=self.symmetric,
+            direction_weight=self.direction_weight,
+            margin=self.margin,
             normalize=self.normalize,
             negatives=self.negatives,
             exclude=exclude,
             ids=ids,
             positions=positions,
             exclude_radius=self.exclude_radius,
+            guide=guide,
+            guide_margin=self.guide_margin,
+            hardest=self.hardest,
+            extra=extra,
             weight=weight,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
@@ -388,9 +458,13 @@ class InfoNCELoss(nn.Module):
         return f"{shown}, " + describe(
             self,
             "symmetric",
+            "direction_weight",
+            "margin",
             "normalize",
             "negatives",
             "exclude_radius",
+            "guide_margin",
+            "hardest",
             "reduction",
             "chunk_size",
             "gather",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from xmodal_losses._core import checks, pairs, ranks, reduce
 from xmodal_losses._core.modules import describe
-from xmodal_losses.contrastive.info_nce import row_loss
+from xmodal_losses.contrastive.info_nce import head
 
 __all__ = ["NTXentLoss", "nt_xent"]
 
@@ -104,7 +104,10 @@ def nt_xent(
     )
     checks.positive_scalar("nt_xent", "temperature", temperature)
     rows = pairs.anchors(contrast, weight, intra_modal=True)
-    return rows.reduced(rows.scaled(temperature, normalize), row_loss, reduction)
+    return rows.reduced(rows.scaled(temperature, normalize), _row_loss, reduction)
+
+
+_row_loss = pairs.of_sides(head)
 
 
 class NTXentLoss(nn.Module):

@@ -21,6 +21,7 @@ from xmodal_losses._core.pairs.discrepancy_across_ranks import (
 )
 from xmodal_losses._core.pairs.extra import ExtraNegatives
 from xmodal_losses._core.pairs.gaussians import Mixture
+from xmodal_losses._core.pairs.hardest import floor
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
 from xmodal_losses._core.pairs.labelled import check_labelled, labelled
 from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes
@@ -57,6 +58,7 @@ __all__ = [
     "check_options",
     "discrepancy",
     "discrepancy_across_ranks",
+    "floor",
     "labelled",
     "log_sums",
     "meet_both",

@@ -82,8 +82,9 @@ def meet(
         "exchange must be the same": (None, *EXCHANGES).index(exchange),
     }
     for name, tensor in told.items():
-        # Their shapes are known, but for the number of coordinates.
-        size = 0 if tensor is None else 1 + (tensor.shape[-1] * (name == "positions"))
+        # Their shapes are known, but for the number of columns of these two.
+        wide = tensor is not None and name in ("positions", "guide")
+        size = 0 if tensor is None else 1 + (tensor.shape[-1] if wide else 0)
         alike[f"{name} must be given, or not,"] = size
     (counts,) = ranks.agree(caller, (counted.numel(),), alike, z_a.device)
     return Walk(ranks, counts, exchange)
@@ -132,6 +133,7 @@ def left_out_across_ranks(left_out: LeftOut, walk: Walk) -> list[LeftOut]:
         everywhere(left_out.valid),
         everywhere(left_out.ids),
         positions,
+        everywhere(left_out.guide_y),
         strict=True,
     )
     out = [
@@ -142,9 +144,10 @@ def left_out_across_ranks(left_out: LeftOut, walk: Walk) -> list[LeftOut]:
             ids_y=ids_q,
             positions=None if positions_q is None else left_out.positions,
             positions_y=positions_q,
+            guide_y=guide_q,
             paired=False,
         )
-        for dense_q, kept_q, valid_q, ids_q, positions_q in parts
+        for dense_q, kept_q, valid_q, ids_q, positions_q, guide_q in parts
     ]
     own = left_out
     if left_out.width is None:
@@ -200,8 +203,8 @@ class _AcrossRanks(Function):
             if not x.shape[1] or not block.shape[1]:
                 continue
             found = list(reduced(x, block, left_out[whose], plan))
-            if whose == ranks.rank:
-                positive = found.pop(0)
+            on = found.pop(0)
+            positive = on if whose == ranks.rank else positive
             rows = plan.merged(rows, found.pop(0))
             if plan.both:
                 columns[whose] = found.pop(0)

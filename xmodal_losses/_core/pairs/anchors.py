@@ -101,14 +101,17 @@ def log_sums(found: Sides) -> Tensor:
     return torch.stack((found.rows, found.columns))
 
 
-def of_sides(head: Head) -> RowLoss:
-    """Return the sum over directions of a loss of one side."""
+def of_sides(head: Head, shares: tuple[float, float] = (1.0, 1.0)) -> RowLoss:
+    """Return the sum over directions of a loss of one side, each by its share."""
 
     def row_loss(found: Sides) -> tuple[Tensor, Slopes]:
         loss, positive, rows = head(found.positive, found.rows)
         if found.columns is None:
             return loss, Slopes(positive, rows)
         more, also, columns = head(found.positive, found.columns)
+        if shares != (1.0, 1.0):
+            loss, positive, rows = (shares[0] * part for part in (loss, positive, rows))
+            more, also, columns = (shares[1] * part for part in (more, also, columns))
         return loss + more, Slopes(positive + also, rows, columns)
 
     return row_loss

@@ -15,6 +15,7 @@ from xmodal_losses._core.pairs.across_ranks import (
     left_out_across_ranks,
     sides_across_ranks,
 )
+from xmodal_losses._core.pairs.extra import ExtraNegatives, problem
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import BOUND, Plan, Sides, sides
 from xmodal_losses._core.pairs.one_pass import Lengths, RowLoss, weighted_sum
@@ -40,6 +41,12 @@ class Contrast(NamedTuple):
     kept_radius: float | None = None  # so are rows of a group within it
     only: bool = False  # the reverse: pairs that nothing else leaves out
     valid: Tensor | None = None  # (…, N): False where a row takes no part
+    floor: Tensor | None = None  # (…, N): nor logits of a row x that are below
+    # Nor rows y that in another embedding, of unit rows (…, N, G), are more similar to
+    # x than its partner is, less the margin.
+    guide: tuple[Tensor, Tensor] | None = None
+    guide_margin: float = 0.0
+    extra: ExtraNegatives | None = None  # beside those of the batch
     lengths: Lengths | None = None
     softplus: bool = False  # of the negatives, summed, in place of log-sum-exps
     shift: float = 0.0  # of all logits
@@ -62,7 +69,8 @@ class Contrast(NamedTuple):
     ) -> Tensor:
         """Return factor times the row losses, or their (weighted) mean or sum."""
         with precision.no_autocast(self.x):
-            if reduction != "none" and self.negatives != "cross" and self.walk is None:
+            here = self.negatives != "cross" and self.walk is None
+            if reduction != "none" and here and self.extra is None:
                 groups, n = self.x.shape[:-2].numel(), self.x.shape[-2]
                 rows = groups * n
                 if self.negatives == "all":
@@ -86,7 +94,7 @@ class Contrast(NamedTuple):
                         factor,
                         self.lengths,
                         self._left_out(),
-                        self._plan(tiling),
+                        self.plan(tiling),
                     )
                     return total if self.ranks is None else self.ranks.own_part(total)
             loss, _ = row_loss(self.sides())
@@ -110,7 +118,62 @@ class Contrast(NamedTuple):
                 )
                 merged = torch.add if self.softplus else _log_add_exp
                 found = _joined(found, across, merged)
-            return found.map(lambda part: part.reshape(self.x.shape[:-1]))
+            shape = self.x.shape[:-1]
+            found = found.map(lambda part: part.reshape(shape))
+            return found if self.extra is None else self._with_extra(found)
+
+    def extra_problem(self, of_x: bool) -> tuple[Tensor, Tensor, LeftOut] | None:
+        """Return rows x, or rows y, and their extra negatives, as problems."""
+        if self.extra is None:
+            return None
+        rows = self.extra.b if of_x else self.extra.a
+        if rows is None:
+            return None
+        z = self.x if of_x else self.y
+        if self.lengths is not None:
+            own, theirs = self.lengths if of_x else self.lengths[::-1]
+            z, rows = unit(z, -1, own), unit(rows, -1, theirs)
+        return problem(z, rows, self.extra, self.ids, self.floor if of_x else None)
+
+    def _with_extra(self, found: Sides) -> Sides:
+        """Add the extra negatives to the sides."""
+        rows = self._more(found.rows, of_x=True)
+        columns = found.columns
+        if columns is not None:
+            columns = self._more(columns, of_x=False)
+        return Sides(found.positive, rows, columns)
+
+    def _more(self, log: Tensor, of_x: bool) -> Tensor:
+        some = self.extra_problem(of_x)
+        if some is None:
+            return log
+        z, rows, left_out = some
+        if not z.shape[0] * z.shape[1] * rows.shape[1]:
+            return log
+        tiling = square(z.shape[1], rows.shape[1], self.chunk_size, z)
+        plan = self.plan(tiling)._replace(both=False)
+        return _log_add_exp(log, sides(z, rows, left_out, plan).rows.reshape(log.shape))
+
+    def swapped(self) -> "Contrast":
+        """Return y and x with what is known of their pairs, in the other direction."""
+        return self.replaced(
+            x=self.y,
+            y=self.x,
+            exclude=self._transposed(self.exclude),
+            kept=self._transposed(self.kept),
+            guide=None if self.guide is None else self.guide[::-1],
+            extra=None if self.extra is None else self.extra.swapped(),
+            lengths=None if self.lengths is None else self.lengths[::-1],
+        )
+
+    def _transposed(self, mask: Tensor | None) -> Tensor | None:
+        if mask is None:
+            return None
+        if self.walk is None or self.x.ndim > 2:
+            return mask.mT
+        ranks, counts = self.walk.ranks, self.walk.counts  # own rows by all
+        everything = torch.cat(ranks.gather(mask, counts, 0))
+        return torch.split(everything, list(counts), 1)[ranks.rank].mT
 
     def ready(self) -> tuple[Tensor, Tensor, LeftOut]:
         """Return rows ``(G, N, D)`` whose products are the logits, and what is not."""
@@ -150,14 +213,15 @@ class Contrast(NamedTuple):
         self, x: Tensor, y: Tensor, left_out: LeftOut, peaks: bool, walk: Walk | None
     ) -> Sides:
         n = x.shape[1] if walk is None else max(walk.counts)
-        plan = self._plan(square(n, n, self.chunk_size, x), peaks)
+        plan = self.plan(square(n, n, self.chunk_size, x), peaks)
         if walk is None:
             return sides(x, y, left_out, plan)
         return sides_across_ranks(
             x, y, left_out_across_ranks(left_out, walk), plan, walk
         )
 
-    def _plan(self, tiling: Tiling, peaks: bool = False) -> Plan:
+    def plan(self, tiling: Tiling, peaks: bool = False) -> Plan:
+        """Return how to go through the logits."""
         return Plan(
             tiling,
             self.both,
@@ -180,17 +244,23 @@ class Contrast(NamedTuple):
         dense, kept, valid, ids, positions = (
             None if mask is None else self.flat(mask) for mask in told
         )
-        return LeftOut(
+        left_out = LeftOut(
             dense,
             kept,
             valid,
             ids,
             positions,
+            floor=None if self.floor is None else self.flat(self.floor),
             radius=self.radius,
             kept_radius=self.kept_radius,
             width=self.x.shape[-2] if self.negatives == "all" else None,
             only=self.only,
         )
+        if self.guide is None:
+            return left_out
+        g_x, g_y = (self.flat(z) for z in self.guide)
+        ceiling = (g_x * g_y).sum(-1) - self.guide_margin
+        return left_out._replace(guide=g_x, guide_y=g_y, ceiling=ceiling)
 
 
 def against(contrast: Contrast, threshold: Tensor) -> Contrast:
@@ -217,15 +287,21 @@ def scaled(
 
     Unit rows over a number are left to the engine, which scales rows in cache.
     """
-    x, y = contrast.x, contrast.y
-    if isinstance(temperature, Tensor):
-        if normalize:
-            x, y = unit(x, -1), unit(y, -1)
-        return contrast.replaced(x=x / temperature.to(x.dtype), y=y)
-    if normalize:
+    x, y, extra = contrast.x, contrast.y, contrast.extra
+    if normalize and not isinstance(temperature, Tensor):
         length = 1 / temperature
         return contrast.replaced(lengths=(length, 1.0), bound=length)
-    return contrast.replaced(x=x / temperature)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.to(x.dtype)
+
+    def of_x(z: Tensor) -> Tensor:
+        return (unit(z, -1) if normalize else z) / temperature
+
+    def of_y(z: Tensor) -> Tensor:
+        return unit(z, -1) if normalize else z
+
+    extra = None if extra is None else extra.map(of_x, of_y)
+    return contrast.replaced(x=of_x(x), y=of_y(y), extra=extra)
 
 
 def shifted(

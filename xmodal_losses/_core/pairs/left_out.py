@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TENSORS = 8  # fields that are tensors: the first ones
+TENSORS = 12  # fields that are tensors: the first ones
 
 
 class LeftOut(NamedTuple):
@@ -26,6 +26,12 @@ class LeftOut(NamedTuple):
     valid_y: Tensor | None = None
     ids_y: Tensor | None = None
     positions_y: Tensor | None = None
+    floor: Tensor | None = None  # (G, N): nor are those whose logit is below
+    # Nor rows y that the guide, of unit rows (G, N, D) and (G, M, D), finds more
+    # similar than the ceiling of row x, (G, N).
+    guide: Tensor | None = None
+    guide_y: Tensor | None = None
+    ceiling: Tensor | None = None
     radius: float = 0.0
     kept_radius: float | None = None  # rows within it count whatever tells not to
     # Rows i // width come from one image: what is dense, and `positions`, tell of these
@@ -36,20 +42,38 @@ class LeftOut(NamedTuple):
 
     def across(self) -> "LeftOut":
         """Return what is told of the same rows of all groups, as N problems."""
-        valid, ids = (
-            None if told is None else told.mT for told in (self.valid, self.ids)
+
+        def turned(told: Tensor | None) -> Tensor | None:
+            return None if told is None else told.transpose(0, 1)
+
+        return LeftOut(
+            valid=turned(self.valid),
+            ids=turned(self.ids),
+            floor=turned(self.floor),
+            guide=turned(self.guide),
+            guide_y=turned(self.guide_y),
+            ceiling=turned(self.ceiling),
+            only=self.only,
         )
-        return LeftOut(valid=valid, ids=ids, only=self.only)
 
     def tile(
         self, groups: slice, rows: slice, columns: slice, logits: Tensor
     ) -> Tensor | None:
-        """Return the mask of a tile of logits; None: all pairs count."""
+        """Return the mask of a tile of logits; None: all pairs count.
+
+        The floor is not in it.
+        """
         out = self._in_image(self.dense, self.radius, groups, rows, columns)
         if self.ids is not None:
             across = self.ids if self.ids_y is None else self.ids_y
             same = self.ids[groups, rows, None] == across[groups, None, columns]
             out = same if out is None else out | same
+        if self.guide is not None:
+            assert self.guide_y is not None
+            assert self.ceiling is not None
+            similarity = self.guide[groups, rows] @ self.guide_y[groups, columns].mT
+            alike = similarity > self.ceiling[groups, rows, None]
+            out = alike if out is None else out | alike
         if out is not None:
             kept = self._in_image(self.kept, self.kept_radius, groups, rows, columns)
             out = out if kept is None else out & ~kept

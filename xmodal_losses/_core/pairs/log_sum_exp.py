@@ -151,6 +151,8 @@ def _reduced_part(
             _merge(plan, rows, i, row, *peaks[:1])
             if plan.both:
                 _merge(plan, columns, j, *column, *peaks[1:])
+    if not left_out.paired:  # nobody asks for them
+        positive.append(x.new_zeros(x.shape[:2])[groups])
     row_log, *row_peaks = zip(*rows.values(), strict=True)
     log, *column_peaks = zip(*columns.values(), strict=True) if plan.both else ((),)
     found = (positive, row_log, log, *row_peaks, *column_peaks)
@@ -256,6 +258,9 @@ def logits(
         on = diagonal.clone()
         diagonal.fill_(-torch.inf)
     mask = left_out.tile(groups, i, j, t)
+    if left_out.floor is not None:
+        low = t < left_out.floor[groups, i, None]
+        mask = low if mask is None else mask | low
     return (t if mask is None else t.masked_fill(mask, -torch.inf)), on
 
 

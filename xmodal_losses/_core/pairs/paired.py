@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from xmodal_losses._core import checks, moments, precision, reduce
+from xmodal_losses._core.linalg import unit
 from xmodal_losses._core.pairs.across_ranks import (
     EXCHANGES,
     NEGATIVES,
@@ -11,6 +12,7 @@ from xmodal_losses._core.pairs.across_ranks import (
     meet,
 )
 from xmodal_losses._core.pairs.contrast import Contrast
+from xmodal_losses._core.pairs.extra import ExtraNegatives, checked
 from xmodal_losses._core.ranks import GradReduce, Group, joined
 
 
@@ -26,6 +28,9 @@ def paired(
     ids: Tensor | None = None,
     positions: Tensor | None = None,
     exclude_radius: float | None = None,
+    guide: tuple[Tensor, Tensor] | None = None,
+    guide_margin: float = 0.0,
+    extra: ExtraNegatives | None = None,
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
     chunk_size: int | None = None,
@@ -47,6 +52,9 @@ def paired(
             f"{'without' if positions is None else 'with'} positions."
         )
     checks.row_weight(caller, "weight", weight, z_a)
+    checks.number(caller, "guide_margin", guide_margin)
+    if guide is not None:
+        _check_guide(caller, guide, z_a)
     walk, columns = None, z_a.shape[-2]
     if ranks is not None and z_a.ndim == 2:
         negatives = "group"  # the batch is one
@@ -56,6 +64,7 @@ def paired(
             "targets": targets,
             "ids": ids,
             "positions": positions,
+            "guide": None if guide is None else guide[0],
             "weight": weight,
         }
         walk = meet(caller, ranks, exchange, z_a, z_b, negatives, told)
@@ -65,6 +74,11 @@ def paired(
     checks.pair_weight(caller, "targets", targets, z_a, columns)
 
     dtype = precision.compute_dtype(z_a, z_b)
+    if extra is not None:
+        extra = checked(caller, extra, z_a, ids, dtype)
+    if guide is not None:
+        of_a, of_b = (moments.drop(g.detach().to(dtype), weight) for g in guide)
+        guide = unit(of_a, -1), unit(of_b, -1)
     return Contrast(
         x=moments.drop(z_a.to(dtype), weight),
         y=moments.drop(z_b.to(dtype), weight),
@@ -76,11 +90,29 @@ def paired(
         positions=None if positions is None else positions.to(dtype),
         radius=exclude_radius or 0.0,
         valid=None if weight is None else weight != 0,
+        guide=guide,
+        guide_margin=guide_margin,
+        extra=extra,
         narrow=precision.narrow_products(z_a, z_b),
         chunk_size=chunk_size,
         ranks=ranks,
         walk=walk,
     )
+
+
+def _check_guide(caller: str, guide: object, z: Tensor) -> None:
+    if not isinstance(guide, tuple) or len(guide) != 2:
+        raise TypeError(
+            f"{caller}: guide must be a pair of embeddings, of z_a and of z_b, got "
+            f"{type(guide).__name__}."
+        )
+    for name, rows in zip(("guide[0]", "guide[1]"), guide, strict=True):
+        checks.rows(caller, name, rows, 0)
+        if rows.shape[:-1] != z.shape[:-1] or rows.shape[-1] != guide[0].shape[-1]:
+            raise ValueError(
+                f"{caller}: {name} must be of shape {tuple(z.shape[:-1])} + (G,), with "
+                f"the same G in both, got {tuple(rows.shape)}."
+            )
 
 
 def widest(
