@@ -48,6 +48,9 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "sup_con": [_pairs(128)],
     "sincere": [_pairs(128)],
     "hetero_center": [_moments(128)],
+    "hetero_center_triplet": [_moments(128)],
+    "cross_modality_contrastive_center": [_moments(128)],
+    "similarity_preservation": [_pairs(128)],
     "coral": [_moments(128), _moments(1024), _moments(8192)],
     "barlow_twins": [_moments(128), _moments(1024), _moments(8192)],
     "vicreg": [_moments(128), _moments(1024), _moments(8192)],
@@ -56,7 +59,15 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "info_nce_groups": [[(groups, 256, 128) for groups in (4, 16, 64, 256)]],
 }
 # The power of N with which a call grows at least; how fast it does is found by trying.
-PAIRS = ("info_nce", "nt_xent", "sigmoid_contrastive", "sup_con", "sincere", "mmd")
+PAIRS = (
+    "info_nce",
+    "nt_xent",
+    "sigmoid_contrastive",
+    "sup_con",
+    "sincere",
+    "similarity_preservation",
+    "mmd",
+)
 GROWTH = {loss: 2 if loss in PAIRS else 1 for loss in GRIDS}
 QUICK: dict[str, list[list[Shape]]] = {
     loss: [[(2, 16, 8) if loss == GROUPS.name else (16, 8)]] for loss in GRIDS

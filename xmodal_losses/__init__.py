@@ -2,10 +2,17 @@
 
 from xmodal_losses import functional, kernels
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
+from xmodal_losses.contrastive.cross_modality_contrastive_center import (
+    CrossModalityContrastiveCenterLoss,
+)
 from xmodal_losses.contrastive.hetero_center import HeteroCenterLoss
+from xmodal_losses.contrastive.hetero_center_triplet import HeteroCenterTripletLoss
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
 from xmodal_losses.contrastive.nt_xent import NTXentLoss
 from xmodal_losses.contrastive.sigmoid import SigmoidContrastiveLoss
+from xmodal_losses.contrastive.similarity_preservation import (
+    SimilarityPreservationLoss,
+)
 from xmodal_losses.contrastive.sincere import SINCERELoss
 from xmodal_losses.contrastive.sup_con import SupConLoss
 from xmodal_losses.correlation.dcca import DCCALoss
@@ -35,10 +42,12 @@ __all__ = [
     "CORALLoss",
     "ChunkedMoments",
     "ContrastiveCenterLoss",
+    "CrossModalityContrastiveCenterLoss",
     "DCCALoss",
     "EnergyKernel",
     "GaussianKernel",
     "HeteroCenterLoss",
+    "HeteroCenterTripletLoss",
     "InfoNCELoss",
     "InverseMultiquadricKernel",
     "Kernel",
@@ -52,6 +61,7 @@ __all__ = [
     "RationalQuadraticKernel",
     "SINCERELoss",
     "SigmoidContrastiveLoss",
+    "SimilarityPreservationLoss",
     "SupConLoss",
     "VICRegLoss",
     "cached_backward",

@@ -1,7 +1,11 @@
 """The losses as functions of tensors. Every one is a quantity to minimise."""
 
 from xmodal_losses.contrastive.contrastive_center import contrastive_center
+from xmodal_losses.contrastive.cross_modality_contrastive_center import (
+    cross_modality_contrastive_center,
+)
 from xmodal_losses.contrastive.hetero_center import hetero_center
+from xmodal_losses.contrastive.hetero_center_triplet import hetero_center_triplet
 from xmodal_losses.contrastive.info_nce import (
     InfoNCETerms,
     info_nce,
@@ -9,6 +13,7 @@ from xmodal_losses.contrastive.info_nce import (
 )
 from xmodal_losses.contrastive.nt_xent import nt_xent
 from xmodal_losses.contrastive.sigmoid import sigmoid_contrastive
+from xmodal_losses.contrastive.similarity_preservation import similarity_preservation
 from xmodal_losses.contrastive.sincere import sincere
 from xmodal_losses.contrastive.sup_con import sup_con
 from xmodal_losses.correlation.dcca import dcca
@@ -31,13 +36,16 @@ __all__ = [
     "contrastive_center",
     "coral",
     "coral_terms",
+    "cross_modality_contrastive_center",
     "dcca",
     "hetero_center",
+    "hetero_center_triplet",
     "info_nce",
     "info_nce_terms",
     "mmd",
     "nt_xent",
     "sigmoid_contrastive",
+    "similarity_preservation",
     "sincere",
     "sup_con",
     "vicreg",

@@ -16,16 +16,18 @@ import xmodal_losses as xl
 import xmodal_losses.functional as F
 from distributed import jobs
 from harness import Case, to_package, to_torch
-from specs import BY_NAME, SPECS
+from specs import BY_NAME, HAVE_NO_CHOICE, SPECS
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 PAIRS, MOMENTS = ("gather", "ring"), ("statistics", "gather")
 EXCHANGES = {
-    spec.name: PAIRS if spec.per_row or spec.name == "mmd" else MOMENTS
+    spec.name: PAIRS
+    if spec.per_row or spec.name in ("mmd", "similarity_preservation")
+    else MOMENTS
     for spec in SPECS
-} | {"hetero_center": (None,)}
+} | dict.fromkeys(HAVE_NO_CHOICE, (None,))
 each_size = pytest.mark.parametrize(
     "size", [2, 3, pytest.param(4, marks=pytest.mark.slow)]
 )
@@ -189,6 +191,7 @@ def test_many_rows_and_columns(pools):
         ("info_nce", {"symmetric": False}),
         ("mmd", {"kernel": median}),
         ("mmd", {"kernel": xl.LaplacianKernel(), "chunk_size": 500}),
+        ("similarity_preservation", {"chunk_size": 700}),
     ):
         expected = on_one(name, inputs, options)
         counts = counts_of(inputs, 3, 1, unpaired=name == "mmd")
@@ -230,6 +233,7 @@ MODULES = [
             "estimator": "linear",
         },
     ),
+    ("SimilarityPreservationLoss", {"gamma": 1.0, "detach_target": False}),
     ("CORALLoss", {"mean_weight": 1.0}),
     ("BarlowTwinsLoss", {}),
     ("BarlowTwinsLoss", {"exchange": "gather"}),

@@ -10,6 +10,7 @@ from xmodal_losses._core.pairs.across_ranks import (
     Exchange,
     Negatives,
     Walk,
+    meet,
     meet_both,
 )
 from xmodal_losses._core.pairs.contrast import Contrast, against, scaled, shifted
@@ -24,6 +25,7 @@ from xmodal_losses._core.pairs.labelled import check_labelled, labelled
 from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes
 from xmodal_losses._core.pairs.paired import check_options, paired
 from xmodal_losses._core.pairs.pool import Pool, PoolAcrossRanks
+from xmodal_losses._core.pairs.similarity_gap import similarity_gap
 
 __all__ = [
     "EXCHANGES",
@@ -46,8 +48,10 @@ __all__ = [
     "discrepancy",
     "discrepancy_across_ranks",
     "labelled",
+    "meet",
     "meet_both",
     "paired",
     "scaled",
     "shifted",
+    "similarity_gap",
 ]
