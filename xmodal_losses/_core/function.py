@@ -29,7 +29,9 @@ class Function(torch.autograd.Function):
 
         @functools.wraps(backward)
         def wide(ctx: Any, *grads: Any) -> Any:
-            some = next(grad for grad in grads if isinstance(grad, Tensor))
+            some = next((grad for grad in grads if isinstance(grad, Tensor)), None)
+            if some is None:  # nothing came of what was returned
+                return backward(ctx, *grads)
             with no_autocast(some):
                 return backward(ctx, *grads)
 

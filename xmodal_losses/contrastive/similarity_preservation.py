@@ -96,7 +96,8 @@ def similarity_preservation(
 
     dtype = precision.compute_dtype(z_a, z_b)
     with precision.no_autocast(z_a):
-        u, v = (unit(moments.drop(z.to(dtype), weight), -1) for z in (z_a, z_b))
+        u = unit(moments.drop(z_a.to(dtype), weight), -1)
+        v = unit(moments.drop(z_b.to(dtype), weight), -1)
         value = pairs.similarity_gap(
             u,
             v,

@@ -79,7 +79,7 @@ def similarity_gap(
     need = recording and u.requires_grad, recording and v.requires_grad
     if not detached:
         need = any(need), any(need)
-    u, v = (z.reshape(-1, *z.shape[-2:]) for z in (u, v))
+    u, v = (z.reshape(lead.numel(), *z.shape[-2:]) for z in (u, v))
     weight = None if weight is None else weight.detach().reshape(u.shape[:-1])
     function = _Gap if walk is None else _GapAcrossRanks
     value, *_ = function.apply(  # type: ignore[no-untyped-call]
