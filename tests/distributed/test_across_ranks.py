@@ -124,6 +124,15 @@ def test_value_and_gradients(pools, spec, case, size):
             assert_allclose(values, values[0], rtol=1e-12)  # all know it
 
 
+@pytest.mark.parametrize("loss", [*HAVE_NO_CHOICE, "similarity_preservation"])
+def test_no_rows_on_any_rank(pools, loss):
+    inputs = {name: array[:0] for name, array in BY_NAME[loss].draw(Case(), 70).items()}
+    counts = dict.fromkeys(inputs, (0, 0))
+    for value, *grads in pools(2)(jobs.loss, loss, inputs, counts, {}):
+        assert value == 0
+        assert all(grad.shape == (0, 4) for grad in grads)
+
+
 @pytest.mark.parametrize("lead", [(), (4,)], ids=["one", "four"])
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_sums_and_frameworks_that_add_up(pools, spec, lead):

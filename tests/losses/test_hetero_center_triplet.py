@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 import xmodal_losses as xl
 import xmodal_losses.functional as F
 from benchmarks import plain
+from counting import Work
 from harness import two_samples, with_grad
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -160,6 +161,9 @@ def test_many_classes_are_gone_through_in_strips():
     # The distances of torch.cdist are rounded otherwise.
     for one, other in zip(ours, theirs, strict=True):
         assert_allclose(one, other, rtol=1e-7, atol=1e-9)
+    with Work() as work:
+        F.hetero_center_triplet(z_a, z_b, labels, labels)
+    assert work.largest <= 2048**2 < (2 * 1100) ** 2
 
 
 def test_far_from_the_origin_nothing_is_lost():
