@@ -29,10 +29,10 @@ class Function(torch.autograd.Function):
 
         @functools.wraps(backward)
         def wide(ctx: Any, *grads: Any) -> Any:
-            some = next((grad for grad in grads if isinstance(grad, Tensor)), None)
-            if some is None:  # nothing came of what was returned
+            some = [grad for grad in grads if isinstance(grad, Tensor)]
+            if not some:  # nothing came of what was returned
                 return backward(ctx, *grads)
-            with no_autocast(some):
+            with no_autocast(some[0]):
                 return backward(ctx, *grads)
 
         cls.backward = staticmethod(wide)  # type: ignore[method-assign]
