@@ -12,7 +12,9 @@ MMD                  one triangle of the pooled distances, and from it the gradi
                      of both of its sides: 3·(2N)²·D
 CORAL, VICReg,       second moments and their gradients, through D×D or N×N matrices,
 Barlow Twins         whichever takes less; symmetric results are not counted half
-Hetero-center        no products: both batches read, and two gradients written
+Similarity           one product of twice the width, and a gradient for each side:
+preservation         8·N²·D operations
+losses of centres    no products of rows: both batches read, and two gradients written
 Deep CCA             three covariances and the four products of their gradients; the
                      decompositions of D×D matrices are left out
 ===================  ================================================================
@@ -78,6 +80,12 @@ def _nt_xent(z_a: Tensor, z_b: Tensor) -> None:
     _ = logits @ z
 
 
+def _similarity(z_a: Tensor, z_b: Tensor) -> None:
+    both = torch.cat((z_a, z_b), 1)
+    gap = both @ both.mT
+    _ = gap @ z_b, gap.mT @ z_a
+
+
 FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     "info_nce": info_nce,
     "info_nce_groups": info_nce,
@@ -90,6 +98,9 @@ FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     "sup_con": _nt_xent,
     "sincere": _nt_xent,
     "hetero_center": _no_products,
+    "hetero_center_triplet": _no_products,
+    "cross_modality_contrastive_center": _no_products,
+    "similarity_preservation": _similarity,
     # Three Gram matrices and the four products of their gradients, or two of each.
     "coral": _moments(7, 4),
     "mmd": _mmd,

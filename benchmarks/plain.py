@@ -14,16 +14,19 @@ from torch import Tensor
 __all__ = [
     "barlow_twins",
     "coral",
+    "cross_modality_contrastive_center",
     "dcca",
     "debiased",
     "decoupled",
     "hetero_center",
+    "hetero_center_triplet",
     "info_nce",
     "info_nce_loop",
     "mil_nce",
     "mmd",
     "nt_xent",
     "sigmoid_contrastive",
+    "similarity_preservation",
     "sincere",
     "soft_info_nce",
     "sup_con",
@@ -156,6 +159,54 @@ def hetero_center(
         for k in set(labels_a.tolist()) & set(labels_b.tolist())
     ]
     return torch.stack(gaps).mean()
+
+
+def _centers(z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
+    return torch.stack([z[labels == k].mean(0) for k in classes])
+
+
+def hetero_center_triplet(
+    z_a: Tensor,
+    z_b: Tensor,
+    labels_a: Tensor,
+    labels_b: Tensor,
+    margin: float = 0.3,
+) -> Tensor:
+    """Return the batch-hard triplet loss of the centres of both modalities."""
+    classes = sorted(set(labels_a.tolist()) & set(labels_b.tolist()))
+    center_a, center_b = (
+        _centers(z_a, labels_a, classes),
+        _centers(z_b, labels_b, classes),
+    )
+    center = torch.cat((center_a, center_b))
+    number = torch.arange(len(classes), device=center.device).repeat(2)
+    other = torch.cdist(center, center).masked_fill(
+        number[:, None] == number, torch.inf
+    )
+    positive = (center_a - center_b).norm(dim=1).repeat(2)
+    return F.relu(margin + positive - other.amin(1)).mean()
+
+
+def cross_modality_contrastive_center(
+    z_a: Tensor, z_b: Tensor, labels_a: Tensor, labels_b: Tensor
+) -> Tensor:
+    """Return the logistic loss of the centres' gap over that of the nearest class."""
+    classes = sorted(set(labels_a.tolist()) & set(labels_b.tolist()))
+    center_a, center_b = (
+        _centers(z_a, labels_a, classes),
+        _centers(z_b, labels_b, classes),
+    )
+    center = (center_a + center_b) / 2
+    itself = torch.eye(len(classes), dtype=torch.bool, device=center.device)
+    other = torch.cdist(center, center).masked_fill(itself, torch.inf)
+    return F.softplus((center_a - center_b).norm(dim=1) - other.amin(1)).mean()
+
+
+def similarity_preservation(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Return the mean square of cosines across modalities less those within."""
+    a, b = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1)
+    target = (a @ a.T + b @ b.T).detach() / 2
+    return F.mse_loss(a @ b.T, target)
 
 
 def coral(z_a: Tensor, z_b: Tensor) -> Tensor:

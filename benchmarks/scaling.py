@@ -52,6 +52,9 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "sup_con": [_pairs(128)],
     "sincere": [_pairs(128)],
     "hetero_center": [_moments(128)],
+    "hetero_center_triplet": [_moments(128)],
+    "cross_modality_contrastive_center": [_moments(128)],
+    "similarity_preservation": [_pairs(128)],
     "coral": [_moments(128), _moments(1024), _moments(8192)],
     "barlow_twins": [_moments(128), _moments(1024), _moments(8192)],
     "vicreg": [_moments(128), _moments(1024), _moments(8192)],
@@ -61,15 +64,16 @@ GRIDS: dict[str, list[list[Shape]]] = {
 }
 # The power of N with which a call grows at least; how fast it does is found by trying.
 PAIRS = (
-    "soft_info_nce",
-    "mil_nce",
     "info_nce",
     "nt_xent",
     "sigmoid_contrastive",
     "decoupled",
     "debiased",
+    "mil_nce",
+    "soft_info_nce",
     "sup_con",
     "sincere",
+    "similarity_preservation",
     "mmd",
 )
 GROWTH = {loss: 2 if loss in PAIRS else 1 for loss in GRIDS}

@@ -16,16 +16,19 @@ from harness import Case, LossSpec, label
 from reference import (
     barlow_twins,
     coral,
+    cross_modality_contrastive_center,
     dcca,
     debiased,
     decoupled,
     hetero_center,
+    hetero_center_triplet,
     info_nce,
     kernels,
     mil_nce,
     mmd,
     nt_xent,
     sigmoid_contrastive,
+    similarity_preservation,
     sincere,
     soft_info_nce,
     sup_con,
@@ -189,6 +192,35 @@ def _hetero_center_cases() -> Iterator[Case]:
         yield Case({"margin": margin}, (6, 6), (3, 3), (2, 2), bool(count))
     yield Case({}, (1, 1), (2, 2), (3,))
     yield Case({}, (4, 4), (2, 2), (5,), True)
+
+
+def _hetero_center_triplet_cases() -> Iterator[Case]:
+    for count, margin in enumerate((0.3, 0.0, 2.0)):
+        yield Case({"margin": margin}, (8, 8))
+        yield Case({"margin": margin}, (9, 7), (3, 3), weighted=True)
+        yield Case({"margin": margin}, (8, 6), (3, 3), (2, 2), bool(count))
+    yield Case({}, (1, 1), (2, 2), (3,))
+    yield Case({}, (4, 4), (2, 2), (5,), True)
+
+
+def _cross_modality_contrastive_center_cases() -> Iterator[Case]:
+    yield Case({}, (8, 8))
+    yield Case({}, (9, 7), (3, 3), weighted=True)
+    yield Case({}, (8, 6), (3, 3), (2, 2))
+    yield Case({}, (1, 1), (2, 2), (3,))
+    yield Case({}, (4, 4), (2, 2), (5,), True)
+
+
+def _similarity_preservation_cases() -> Iterator[Case]:
+    chunks = [None, 1, 3, 100]
+    grid = _grid(gamma=(0.0, 0.7, 1.0, 2.0), detach_target=(True, False))
+    for count, axes in enumerate(grid):
+        for turn in range(2):
+            axes = axes | {"chunk_size": chunks[(count + count // 4 + 2 * turn) % 4]}
+            yield Case(axes, (5, 5), (3, 3), (2,) * (count % 2), bool(turn))
+    yield Case()
+    yield Case({"chunk_size": 2}, (4, 4), (6, 6), (2, 2), True)
+    yield Case({}, (1, 1), (3, 3))
 
 
 def _mmd_cases() -> Iterator[Case]:
@@ -433,6 +465,46 @@ SPECS = (
         scale=2.0,
     ),
     LossSpec(
+        name="hetero_center_triplet",
+        module="HeteroCenterTripletLoss",
+        reference=hetero_center_triplet.hetero_center_triplet,
+        cases=tuple(_hetero_center_triplet_cases()),
+        naive=plain.hetero_center_triplet,
+        weights=("weight_a", "weight_b"),
+        labels=True,
+        paired=False,
+        unequal_rows=True,
+        shift="joint",
+        rotation="joint",
+        scale=1.0,
+        generic={"margin": 0.0},
+    ),
+    LossSpec(
+        name="cross_modality_contrastive_center",
+        module="CrossModalityContrastiveCenterLoss",
+        reference=cross_modality_contrastive_center.cross_modality_contrastive_center,
+        cases=tuple(_cross_modality_contrastive_center_cases()),
+        naive=plain.cross_modality_contrastive_center,
+        weights=("weight_a", "weight_b"),
+        labels=True,
+        paired=False,
+        unequal_rows=True,
+        shift="joint",
+        rotation="joint",
+    ),
+    LossSpec(
+        name="similarity_preservation",
+        module="SimilarityPreservationLoss",
+        reference=similarity_preservation.similarity_preservation,
+        cases=tuple(_similarity_preservation_cases()),
+        naive=plain.similarity_preservation,
+        bounds=lambda rows, dim: (0.0, 4.0),
+        zero_when_equal=True,
+        rotation="joint",
+        scale=0.0,
+        smooth=lambda options: options.get("detach_target") is False,
+    ),
+    LossSpec(
         name="coral",
         module="CORALLoss",
         reference=coral.coral,
@@ -503,6 +575,13 @@ SPECS = (
 )
 
 BY_NAME = {spec.name: spec for spec in SPECS}
+
+#: Losses of centres: there is one way in which rows go to other ranks.
+HAVE_NO_CHOICE = (
+    "hetero_center",
+    "hetero_center_triplet",
+    "cross_modality_contrastive_center",
+)
 
 each_loss = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 

@@ -35,6 +35,18 @@ LOSSES = {
     "sup_con": ("SupConLoss", "contrastive/sup_con.py"),
     "sincere": ("SINCERELoss", "contrastive/sincere.py"),
     "hetero_center": ("HeteroCenterLoss", "contrastive/hetero_center.py"),
+    "hetero_center_triplet": (
+        "HeteroCenterTripletLoss",
+        "contrastive/hetero_center_triplet.py",
+    ),
+    "cross_modality_contrastive_center": (
+        "CrossModalityContrastiveCenterLoss",
+        "contrastive/cross_modality_contrastive_center.py",
+    ),
+    "similarity_preservation": (
+        "SimilarityPreservationLoss",
+        "contrastive/similarity_preservation.py",
+    ),
     "coral": ("CORALLoss", "distribution/coral.py"),
     "mmd": ("MMDLoss", "distribution/mmd.py"),
     "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
@@ -117,6 +129,12 @@ SIGNATURES = {
     "chunk_size=None, " + GROUP,
     "hetero_center": "(z_a, z_b, labels_a, labels_b, *, margin=0.0, weight_a=None, "
     "weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
+    "hetero_center_triplet": "(z_a, z_b, labels_a, labels_b, *, margin=0.3, "
+    "weight_a=None, weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
+    "cross_modality_contrastive_center": "(z_a, z_b, labels_a, labels_b, *, "
+    "weight_a=None, weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
+    "similarity_preservation": "(z_a, z_b, *, gamma=0.0, detach_target=True, "
+    "weight=None, reduction='mean', chunk_size=None, " + GROUP,
     "coral": "(z_a, z_b, *, mean_weight=0.0, weight_a=None, weight_b=None, "
     "reduction='mean', " + GROUP,
     "coral_terms": "(z_a, z_b, *, weight_a=None, weight_b=None, reduction='mean', "
@@ -162,6 +180,12 @@ SIGNATURES = {
     "reduction='mean', chunk_size=None, " + GATHER,
     "HeteroCenterLoss": "(*, margin=0.0, reduction='mean', gather=False, "
     "grad_reduce='mean')",
+    "HeteroCenterTripletLoss": "(*, margin=0.3, reduction='mean', gather=False, "
+    "grad_reduce='mean')",
+    "CrossModalityContrastiveCenterLoss": "(*, reduction='mean', gather=False, "
+    "grad_reduce='mean')",
+    "SimilarityPreservationLoss": "(*, gamma=0.0, detach_target=True, "
+    "reduction='mean', chunk_size=None, " + GATHER,
     "CORALLoss": "(*, mean_weight=0.0, reduction='mean', " + GATHER,
     "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
     "chunk_size=None, " + GATHER,

@@ -61,7 +61,7 @@ def test_extreme_scale_is_finite(spec, scale):
 
 @each_loss
 def test_many_more_features_than_rows(spec):
-    inputs = spec.draw(Case(rows=(4, 4), dims=(96, 96)), seed=53)
+    inputs = spec.draw(Case(rows=(10, 10), dims=(96, 96)), seed=53)
     options = {"ridge": 0.1} if spec.name == "dcca" else {}
     _compare(spec, inputs, torch.float32, **options)
 

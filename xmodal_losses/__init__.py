@@ -3,13 +3,20 @@
 from xmodal_losses import functional, kernels
 from xmodal_losses._core.pairs import ExtraNegatives
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
+from xmodal_losses.contrastive.cross_modality_contrastive_center import (
+    CrossModalityContrastiveCenterLoss,
+)
 from xmodal_losses.contrastive.debiased import DebiasedContrastiveLoss
 from xmodal_losses.contrastive.decoupled import DecoupledContrastiveLoss
 from xmodal_losses.contrastive.hetero_center import HeteroCenterLoss
+from xmodal_losses.contrastive.hetero_center_triplet import HeteroCenterTripletLoss
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
 from xmodal_losses.contrastive.mil_nce import MILNCELoss
 from xmodal_losses.contrastive.nt_xent import NTXentLoss
 from xmodal_losses.contrastive.sigmoid import SigmoidContrastiveLoss
+from xmodal_losses.contrastive.similarity_preservation import (
+    SimilarityPreservationLoss,
+)
 from xmodal_losses.contrastive.sincere import SINCERELoss
 from xmodal_losses.contrastive.soft_info_nce import SoftInfoNCELoss
 from xmodal_losses.contrastive.sup_con import SupConLoss
@@ -41,6 +48,7 @@ __all__ = [
     "CORALLoss",
     "ChunkedMoments",
     "ContrastiveCenterLoss",
+    "CrossModalityContrastiveCenterLoss",
     "DCCALoss",
     "DebiasedContrastiveLoss",
     "DecoupledContrastiveLoss",
@@ -49,6 +57,7 @@ __all__ = [
     "ExtraNegatives",
     "GaussianKernel",
     "HeteroCenterLoss",
+    "HeteroCenterTripletLoss",
     "InfoNCELoss",
     "InverseMultiquadricKernel",
     "Kernel",
@@ -63,6 +72,7 @@ __all__ = [
     "RationalQuadraticKernel",
     "SINCERELoss",
     "SigmoidContrastiveLoss",
+    "SimilarityPreservationLoss",
     "SoftInfoNCELoss",
     "SupConLoss",
     "VICRegLoss",

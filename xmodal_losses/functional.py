@@ -1,9 +1,13 @@
 """The losses as functions of tensors. Every one is a quantity to minimise."""
 
 from xmodal_losses.contrastive.contrastive_center import contrastive_center
+from xmodal_losses.contrastive.cross_modality_contrastive_center import (
+    cross_modality_contrastive_center,
+)
 from xmodal_losses.contrastive.debiased import debiased
 from xmodal_losses.contrastive.decoupled import decoupled
 from xmodal_losses.contrastive.hetero_center import hetero_center
+from xmodal_losses.contrastive.hetero_center_triplet import hetero_center_triplet
 from xmodal_losses.contrastive.info_nce import (
     InfoNCETerms,
     info_nce,
@@ -12,6 +16,7 @@ from xmodal_losses.contrastive.info_nce import (
 from xmodal_losses.contrastive.mil_nce import mil_nce
 from xmodal_losses.contrastive.nt_xent import nt_xent
 from xmodal_losses.contrastive.sigmoid import sigmoid_contrastive
+from xmodal_losses.contrastive.similarity_preservation import similarity_preservation
 from xmodal_losses.contrastive.sincere import sincere
 from xmodal_losses.contrastive.soft_info_nce import soft_info_nce
 from xmodal_losses.contrastive.sup_con import sup_con
@@ -35,16 +40,19 @@ __all__ = [
     "contrastive_center",
     "coral",
     "coral_terms",
+    "cross_modality_contrastive_center",
     "dcca",
     "debiased",
     "decoupled",
     "hetero_center",
+    "hetero_center_triplet",
     "info_nce",
     "info_nce_terms",
     "mil_nce",
     "mmd",
     "nt_xent",
     "sigmoid_contrastive",
+    "similarity_preservation",
     "sincere",
     "soft_info_nce",
     "sup_con",

@@ -16,16 +16,18 @@ import xmodal_losses as xl
 import xmodal_losses.functional as F
 from distributed import jobs
 from harness import Case, to_package, to_torch
-from specs import BY_NAME, SPECS
+from specs import BY_NAME, HAVE_NO_CHOICE, SPECS
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 PAIRS, MOMENTS = ("gather", "ring"), ("statistics", "gather")
 EXCHANGES = {
-    spec.name: PAIRS if spec.per_row or spec.name == "mmd" else MOMENTS
+    spec.name: PAIRS
+    if spec.per_row or spec.name in ("mmd", "similarity_preservation")
+    else MOMENTS
     for spec in SPECS
-} | {"hetero_center": (None,)}
+} | dict.fromkeys(HAVE_NO_CHOICE, (None,))
 each_size = pytest.mark.parametrize(
     "size", [2, 3, pytest.param(4, marks=pytest.mark.slow)]
 )
@@ -122,6 +124,15 @@ def test_value_and_gradients(pools, spec, case, size):
             assert_allclose(values, values[0], rtol=1e-12)  # all know it
 
 
+@pytest.mark.parametrize("loss", [*HAVE_NO_CHOICE, "similarity_preservation"])
+def test_no_rows_on_any_rank(pools, loss):
+    inputs = {name: array[:0] for name, array in BY_NAME[loss].draw(Case(), 70).items()}
+    counts = dict.fromkeys(inputs, (0, 0))
+    for value, *grads in pools(2)(jobs.loss, loss, inputs, counts, {}):
+        assert value == 0
+        assert all(grad.shape == (0, 4) for grad in grads)
+
+
 @pytest.mark.parametrize("lead", [(), (4,)], ids=["one", "four"])
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_sums_and_frameworks_that_add_up(pools, spec, lead):
@@ -189,6 +200,7 @@ def test_many_rows_and_columns(pools):
         ("info_nce", {"symmetric": False}),
         ("mmd", {"kernel": median}),
         ("mmd", {"kernel": xl.LaplacianKernel(), "chunk_size": 500}),
+        ("similarity_preservation", {"chunk_size": 700}),
     ):
         expected = on_one(name, inputs, options)
         counts = counts_of(inputs, 3, 1, unpaired=name == "mmd")
@@ -230,6 +242,7 @@ MODULES = [
             "estimator": "linear",
         },
     ),
+    ("SimilarityPreservationLoss", {"gamma": 1.0, "detach_target": False}),
     ("CORALLoss", {"mean_weight": 1.0}),
     ("BarlowTwinsLoss", {}),
     ("BarlowTwinsLoss", {"exchange": "gather"}),

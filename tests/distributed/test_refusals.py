@@ -7,9 +7,7 @@ import xmodal_losses as xl
 import xmodal_losses.functional as F
 from distributed import jobs
 from distributed.ranks import Pool
-from specs import BY_NAME, SPECS
-
-HAVE_NO_CHOICE = ("hetero_center",)  # of an exchange
+from specs import BY_NAME, HAVE_NO_CHOICE, SPECS
 
 pytestmark = pytest.mark.xdist_group("ranks")
 

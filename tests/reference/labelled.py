@@ -1,4 +1,4 @@
-"""Loops over the labelled rows of both views."""
+"""Loops over the labelled rows, and the classes, of both views."""
 
 import numpy as np
 
@@ -45,3 +45,35 @@ def weighted_mean(values, weight, reduction):
         return weighted
     total = weighted.sum()
     return total if reduction == "sum" or weight.sum() == 0 else total / weight.sum()
+
+
+def shared_centers(z_a, z_b, labels_a, labels_b, weight_a, weight_b, reduction, loss):
+    """Return ``loss`` of every problem's pairs of centres, or the mean or sum.
+
+    The pairs are the weighted means of the rows of each class that both views have.
+    Without one a problem is 0, and the mean passes over it.
+    """
+    lead = z_a.shape[:-2]
+    weight_a = np.ones(labels_a.shape) if weight_a is None else weight_a
+    weight_b = np.ones(labels_b.shape) if weight_b is None else weight_b
+    values, counted = np.zeros(lead, dtype=np.result_type(z_a, z_b, float)), 0
+    for g in np.ndindex(lead):
+        centers = []
+        for label in sorted(set(labels_a[g].tolist()) & set(labels_b[g].tolist())):
+            pair = []
+            for z, labels, weight in (
+                (z_a[g], labels_a[g], weight_a[g]),
+                (z_b[g], labels_b[g], weight_b[g]),
+            ):
+                of_class = np.flatnonzero((labels == label) & (weight > 0))
+                if len(of_class):
+                    w = weight[of_class]
+                    pair.append(w @ z[of_class] / w.sum())
+            if len(pair) == 2:
+                centers.append(pair)
+        if centers:
+            counted += 1
+            values[g] = loss(centers)
+    if reduction == "none":
+        return values
+    return values.sum() / (max(counted, 1) if reduction == "mean" else 1)

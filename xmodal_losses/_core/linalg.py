@@ -64,12 +64,14 @@ def unit_gradient(
     return (u * along).sub_(grad).mul_(-factor)
 
 
-def unit(z: Tensor, dim: int, length: float = 1.0) -> Tensor:
+def unit(z: Tensor, dim: int, length: float = 1) -> Tensor:
     """Return z / ‖z‖ along ``dim``; a zero vector becomes zero and gets no gradient.
 
     The usual ``z / max(‖z‖, 1e-12)`` hands a zero vector a gradient of order 1e12.
     Another length than 1 costs nothing.
     """
+    # The default is an int: of a float torch.compile makes a symbol if shapes are
+    # dynamic, and fails at the second call.
     u: Tensor = unit_with_factor(z, dim, length)[0]
     return u
 

@@ -18,11 +18,10 @@ References: :cite:t:`zhu2020hetero`, who add the classes up; the margin is that 
 code.
 """
 
-import torch
 from torch import Tensor, nn
 
-from xmodal_losses._core import checks, moments, precision, ranks, reduce
-from xmodal_losses._core.classes import class_means, class_numbers
+from xmodal_losses._core import checks, ranks, reduce
+from xmodal_losses._core.centers import shared_centers
 from xmodal_losses._core.modules import describe
 
 __all__ = ["HeteroCenterLoss", "hetero_center"]
@@ -80,53 +79,20 @@ def hetero_center(
     """
     caller = "hetero_center"
     checks.number(caller, "margin", margin, at_least=0.0)
-    checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
-    known = ranks.joined(caller, group, grad_reduce)
-    least = 1 if known is None else 0
-    checks.embeddings(caller, z_a, z_b, paired=False, min_rows=least)
-    checks.row_ids(caller, "labels_a", labels_a, z_a, required=True)
-    checks.row_ids(caller, "labels_b", labels_b, z_b, required=True)
-    checks.row_weight(caller, "weight_a", weight_a, z_a)
-    checks.row_weight(caller, "weight_b", weight_b, z_b)
-
-    dtype = precision.compute_dtype(z_a, z_b)
-    rows = [
-        moments.drop(z_a.to(dtype), weight_a),
-        moments.drop(z_b.to(dtype), weight_b),
-    ]
-    labels, weights = [labels_a.long(), labels_b.long()], [weight_a, weight_b]
-    if known is not None and z_a.ndim == 2:
-        counts = known.agree_on_batches(caller, z_a, z_b, weight_a, weight_b, {})
-        for i, count in enumerate(counts):
-            weight = weights[i]
-            rows[i] = known.rows(rows[i], count)
-            labels[i] = torch.cat(known.gather(labels[i], count, 0))
-            if weight is not None:
-                weights[i] = torch.cat(known.gather(weight, count, 0))
-    with precision.no_autocast(z_a):
-        value, shared = _distance(rows, labels, weights, margin)
-    return reduce.problems(value, shared, reduction, known)
-
-
-def _distance(
-    rows: list[Tensor],
-    labels: list[Tensor],
-    weights: list[Tensor | None],
-    margin: float,
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of every problem, and whether it has a shared class."""
-    sizes = [z.shape[-2] for z in rows]
-    numbers = torch.split(class_numbers(torch.cat(labels, -1)), sizes, -1)
-    # Of clouds far from the origin none of their distance is lost.
-    middle = torch.cat(rows, -2).detach().mean(-2, keepdim=True)
-    (center_a, total_a), (center_b, total_b) = (
-        class_means(z - middle, number, weight, sum(sizes))
-        for z, number, weight in zip(rows, numbers, weights, strict=True)
+    centers = shared_centers(
+        caller,
+        z_a,
+        z_b,
+        labels_a,
+        labels_b,
+        weight_a=weight_a,
+        weight_b=weight_b,
+        reduction=reduction,
+        group=group,
+        grad_reduce=grad_reduce,
     )
-    shared = (total_a > 0) & (total_b > 0)
-    gap = ((center_a - center_b).square().sum(-1) - margin).clamp_min(0.0)
-    count = shared.sum(-1).to(gap.dtype)
-    return gap.masked_fill(~shared, 0.0).sum(-1) * reduce.inverse(count), shared.any(-1)
+    gap = (centers.a - centers.b).square().sum(-1) - margin
+    return centers.reduced(centers.mean(gap.clamp_min(0.0)), reduction)
 
 
 class HeteroCenterLoss(nn.Module):

@@ -22,7 +22,7 @@ the time.
 References: Eqs. 2 and 3 of :cite:t:`khosla2020supervised`, who prefer ``"out"``.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ from xmodal_losses._core.modules import describe
 __all__ = ["SupConLoss", "sup_con"]
 
 Variant: TypeAlias = Literal["out", "in"]
+VARIANTS = ("out", "in")
 
 
 def sup_con(
@@ -94,7 +95,7 @@ def sup_con(
         >>> F.sup_con(z, z, labels, labels, temperature=0.5)
         tensor(0.5944)
     """
-    checks.option("sup_con", "variant", variant, get_args(Variant))
+    checks.option("sup_con", "variant", variant, VARIANTS)
     batch = pairs.labelled(
         "sup_con",
         z_a,
@@ -166,7 +167,7 @@ class SupConLoss(nn.Module):
         super().__init__()
         caller = "SupConLoss"
         checks.number(caller, "temperature", temperature, above=0.0)
-        checks.option(caller, "variant", variant, get_args(Variant))
+        checks.option(caller, "variant", variant, VARIANTS)
         pairs.check_labelled(caller, normalize, reduction, chunk_size)
         ranks.check_module(caller, gather, grad_reduce, exchange, pairs.EXCHANGES)
         self.temperature = float(temperature)

@@ -10,6 +10,7 @@ from xmodal_losses._core.pairs.across_ranks import (
     Exchange,
     Negatives,
     Walk,
+    meet,
     meet_both,
 )
 from xmodal_losses._core.pairs.anchors import Anchors, anchors, log_sums, of_sides
@@ -32,6 +33,7 @@ from xmodal_losses._core.pairs.paired import (
     widest,
 )
 from xmodal_losses._core.pairs.pool import Pool, PoolAcrossRanks
+from xmodal_losses._core.pairs.similarity_gap import similarity_gap
 from xmodal_losses._core.pairs.targets import uniform_mean, weighted_mean
 
 __all__ = [
@@ -61,11 +63,13 @@ __all__ = [
     "floor",
     "labelled",
     "log_sums",
+    "meet",
     "meet_both",
     "of_sides",
     "paired",
     "scaled",
     "shifted",
+    "similarity_gap",
     "uniform_mean",
     "weighted_mean",
     "widest",
