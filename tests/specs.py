@@ -72,6 +72,24 @@ def _info_nce_cases() -> Iterator[Case]:
         radius = {"exclude_radius": 0.3} if "positions" in flags else {}
         axes |= {"temperature": 0.3, "chunk_size": chunks[count % 4], **radius}
         yield Case(axes, (4, 4), (3, 3), (3,), **flags)
+    heads = _grid(
+        negatives=("group", "all", "cross"),
+        head=(
+            {"direction_weight": 0.75},
+            {"margin": 0.7},
+            {"hardest": 2},
+            {"hardest": 1, "margin": 0.5, "direction_weight": 0.3},
+            {"hardest": 3, "symmetric": False},
+        ),
+        masks=((), ("weighted", "exclude", "ids", "positions")),
+    )
+    for count, axes in enumerate(heads):
+        flags = dict.fromkeys(axes.pop("masks"), True)
+        radius = {"exclude_radius": 0.3} if "positions" in flags else {}
+        size = {"temperature": 0.3} if count % 3 else {"normalize": False}
+        axes |= axes.pop("head") | size | radius | {"chunk_size": chunks[count % 4]}
+        yield Case(axes, (4, 4), (3, 3), (3,), **flags)
+    yield Case({"hardest": 3, "temperature": 0.2}, (7, 7), exclude=True)
     yield Case()
     yield Case({"temperature": 0.07}, (5, 5), (3, 3), (2, 2), True)
     yield Case({"negatives": "all", "chunk_size": 4}, (3, 3), (2, 2), (2, 2), True)

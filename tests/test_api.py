@@ -92,9 +92,11 @@ GATHER = "gather=False, grad_reduce='mean', exchange=None)"
 
 # Order and defaults of every argument; annotations are mypy's business.
 SIGNATURES = {
-    "info_nce": "(z_a, z_b, *, temperature=0.07, symmetric=True, normalize=True, "
-    "negatives='group', exclude=None, ids=None, positions=None, "
-    "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
+    "info_nce": "(z_a, z_b, *, temperature=0.07, symmetric=True, "
+    "direction_weight=0.5, margin=0.0, normalize=True, negatives='group', "
+    "exclude=None, ids=None, positions=None, exclude_radius=None, guide=None, "
+    "guide_margin=0.0, hardest=None, extra=None, weight=None, reduction='mean', "
+    "chunk_size=None, " + GROUP,
     "info_nce_terms": "(z_a, z_b, *, temperature=0.07, normalize=True, "
     "negatives='group', exclude=None, ids=None, positions=None, "
     "exclude_radius=None, weight=None, reduction='mean', chunk_size=None, " + GROUP,
@@ -153,9 +155,9 @@ SIGNATURES = {
     "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, objective='trace', "
     "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
     "InfoNCELoss": "(*, temperature=0.07, learn_temperature=False, "
-    "temperature_range=(0.01, 1.0), symmetric=True, normalize=True, "
-    "negatives='group', exclude_radius=None, reduction='mean', chunk_size=None, "
-    + GATHER,
+    "temperature_range=(0.01, 1.0), symmetric=True, direction_weight=0.5, "
+    "margin=0.0, normalize=True, negatives='group', exclude_radius=None, "
+    "guide_margin=0.0, hardest=None, reduction='mean', chunk_size=None, " + GATHER,
     "NTXentLoss": "(*, temperature=0.07, normalize=True, exclude_radius=None, "
     "reduction='mean', chunk_size=None, " + GATHER,
     "SigmoidContrastiveLoss": "(*, scale=10.0, bias=-10.0, learn=False, "

@@ -61,6 +61,29 @@ def loss(
     return arrays(value, some["z_a"].grad, some["z_b"].grad)
 
 
+def beside(
+    rank: int,
+    size: int,
+    inputs: Arrays,
+    counts: dict[str, tuple[int, ...]],
+    shared: Arrays,
+    options: dict[str, Any],
+) -> tuple[np.ndarray, ...]:
+    """Return InfoNCE with a guide and extra negatives, and all gradients."""
+    some = tensors(inputs, counts, rank)
+    guide = some.pop("guide_a"), some.pop("guide_b")
+    told = {k: torch.tensor(v) for k, v in shared.items()}
+    told |= {k: some.pop(f"extra_{k}") for k in ("a", "b") if f"extra_{k}" in some}
+    extra = xl.ExtraNegatives(**told)
+    for rows in (extra.a, extra.b):
+        rows.requires_grad_()
+    group = dist.group.WORLD if size > 1 else None
+    value = F.info_nce(**some, guide=guide, extra=extra, **options, group=group)
+    value.sum().backward()
+    grads = [z.grad for z in (some["z_a"], some["z_b"], extra.a, extra.b)]
+    return arrays(value, *grads)
+
+
 def centers(
     rank: int,
     size: int,

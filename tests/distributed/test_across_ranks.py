@@ -332,3 +332,39 @@ def test_a_wrong_scale_or_a_lost_rank_is_seen(pools, spec, mutation):
     answers = pools(2)(jobs.mutated_loss, mutation, spec.name, inputs, counts, {})
     with pytest.raises(AssertionError):
         assert_exact(answers, expected, 2)
+
+
+@each_size
+@pytest.mark.parametrize("per_row", [False, True], ids=["shared", "per row"])
+@pytest.mark.parametrize("negatives", ["group", "all", "cross"])
+def test_a_guide_and_extra_negatives(pools, negatives, per_row, size):
+    """Those for all rows are alike on all ranks; a row's own are where it is."""
+    lead = () if negatives == "group" else (5,)
+    case = Case({}, lead=lead, weighted=True, exclude=True, ids=True)
+    inputs = BY_NAME["info_nce"].draw(case, 75)
+    rng = np.random.default_rng(76)
+    rows = inputs["z_a"].shape[:-1]
+    for name in ("guide_a", "guide_b"):
+        inputs[name] = rng.normal(size=(*rows, 2)) + inputs["z_a"][..., :2]
+    some = (*rows, 3) if per_row else (3,)
+    extra = {name: rng.normal(size=(*some, 4)) for name in ("a", "b")}
+    shared = {}
+    if per_row:
+        inputs |= {f"extra_{name}": rows for name, rows in extra.items()}
+    else:
+        shared = extra | {"ids": np.arange(3), "valid": np.array([True, False, True])}
+    options = {"negatives": negatives, "hardest": 3, "direction_weight": 0.7}
+    expected = jobs.beside(
+        0, 1, inputs, {k: (len(v),) for k, v in inputs.items()}, shared, options
+    )
+    for how, exchange in product(range(3), PAIRS):
+        counts = counts_of(inputs, size, how)
+        answers = pools(size)(
+            jobs.beside, inputs, counts, shared, options | {"exchange": exchange}
+        )
+        about = f"{counts['z_a']}, {exchange}"
+        assert_exact(answers, expected, size, about)
+        for of in (3, 4):
+            grads = [answer[of] for answer in answers]
+            ours = np.concatenate(grads) / size if per_row else np.mean(grads, 0)
+            assert_allclose(ours, expected[of], **CLOSE, err_msg=about)

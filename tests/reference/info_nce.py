@@ -36,6 +36,19 @@ def _near(positions, radius):
     return np.abs(gap).max(-1) <= radius
 
 
+def _of_row(extra, way, row, own_id):
+    """Return the extra negatives of a row in this direction."""
+    rows_a, rows_b, extra_ids, valid = extra
+    rows = rows_b if way == 0 else rows_a
+    rows = rows.reshape(-1, *rows.shape[-2:])[row]
+    keep = np.ones(len(rows), dtype=bool)
+    if valid is not None:
+        keep &= valid.reshape(-1, len(rows))[row]
+    if extra_ids is not None:
+        keep &= extra_ids.reshape(-1, len(rows))[row] != own_id
+    return rows[keep]
+
+
 def info_nce(
     z_a,
     z_b,
@@ -48,11 +61,21 @@ def info_nce(
     ids=None,
     positions=None,
     exclude_radius=None,
+    direction_weight=0.5,
+    margin=0.0,
+    hardest=None,
+    guide=None,
+    guide_margin=0.0,
+    extra=None,
     weight=None,
     reduction="mean",
     chunk_size=None,
 ):
-    """Return softplus(LSE of the negatives - positive), averaged over directions."""
+    """Return softplus(LSE of the negatives - positive + margin), both directions.
+
+    ``extra`` is (rows of a, rows of b, ids, valid) with the shapes (…, N, K, D) and
+    (…, N, K): what is for several rows is repeated.
+    """
     del chunk_size  # a way of computing, not a quantity
     lead, (rows, dim) = z_a.shape[:-2], z_a.shape[-2:]
     a, b = z_a.reshape(-1, rows, dim), z_b.reshape(-1, rows, dim)
@@ -73,18 +96,36 @@ def info_nce(
     for g, i, h, j in np.ndindex(allowed.shape):
         allowed[g, i, h, j] = _is_negative(g, i, h, j, negatives, exclude, near, ids, w)
 
-    values = np.zeros((groups, rows), dtype=logits.dtype)
+    if guide is not None:
+        g_a, g_b = (_unit(z.reshape(groups, rows, -1)) for z in guide)
+        likeness = np.einsum("gid,hjd->gihj", g_a, g_b)
+        own = np.einsum("gid,gid->gi", g_a, g_b)
+    shares = (direction_weight, 1 - direction_weight) if symmetric else (1.0,)
+
+    some_extra = [z for z in (extra or ())[:2] if z is not None]
+    dtype = np.result_type(logits, *some_extra)
+    values = np.zeros((groups, rows), dtype=dtype)
     for g, i in np.ndindex(groups, rows):
         if w[g, i] == 0:
             continue
         positive = logits[g, i, g, i]
-        a_to_b = logits[g, i][allowed[g, i]]
-        b_to_a = logits[:, :, g, i][allowed[:, :, g, i]]
-        directions = [a_to_b, b_to_a] if symmetric else [a_to_b]
-        for scores in directions:
+        for way, share in enumerate(shares):
+            pairs = (g, i) if way == 0 else (slice(None), slice(None), g, i)
+            scores, some = logits[pairs], allowed[pairs]
+            if guide is not None:
+                some = some & ~(likeness[pairs] > own[g, i] - guide_margin)
+            scores = scores[some]
+            if extra is not None and extra[1 - way] is not None:
+                anchor = (a, b)[way][g, i]
+                own_id = None if ids is None else ids[g, i]
+                more = _of_row(extra, way, g * rows + i, own_id)
+                more = _unit(more) if normalize else more
+                scores = np.concatenate([scores, more @ anchor / temperature])
+            if hardest is not None:
+                scores = scores[np.argsort(-scores.real)[:hardest]]
             if scores.size:
-                loss = _softplus(_log_sum_exp(scores) - positive)
-                values[g, i] += loss / len(directions)
+                loss = _softplus(_log_sum_exp(scores) - positive + margin)
+                values[g, i] += share * loss
 
     weighted = w * values
     if reduction == "none":
