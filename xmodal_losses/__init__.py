@@ -1,6 +1,6 @@
 """Numerically checked, batched PyTorch losses that make two modalities agree."""
 
-from xmodal_losses import functional, kernels
+from xmodal_losses import dense, functional, kernels
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
 from xmodal_losses.contrastive.hetero_center import HeteroCenterLoss
 from xmodal_losses.contrastive.info_nce import InfoNCELoss
@@ -55,6 +55,7 @@ __all__ = [
     "SupConLoss",
     "VICRegLoss",
     "cached_backward",
+    "dense",
     "functional",
     "kernels",
 ]
