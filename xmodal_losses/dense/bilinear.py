@@ -66,7 +66,7 @@ def gather_rows(features: Tensor, positions: Tensor) -> Tensor:
         return read(features, y.clamp(0, height - 1) * width + x.clamp(0, width - 1))
     pixels, shares = corners(positions, height, width)
     rows = read(features, pixels.flatten(1))
-    rows = rows.view(*pixels.shape, -1)
+    rows = rows.view(*pixels.shape, features.shape[1])
     # Not a matrix product, whose operands autocast and TF32 would round.
     return (rows * shares.to(rows.dtype)[..., None]).sum(1)
 
