@@ -84,10 +84,10 @@ def sample_positions(
             W)``; in any scale. Where it is 0, negative or NaN, nothing is drawn. For
             weighted, and only there. No gradient goes through the choice.
         valid: Boolean ``(B, H, W)``: False where nothing may be drawn.
-        min_distance: In pixels: the larger of |Δx| and |Δy| of two valid places of a
-            map is no smaller. Random and weighted go on drawing from what is far enough
-            from all before; grid and stratified drop a place that is too near to one in
-            an earlier cell.
+        min_distance: In pixels: two valid places of a map differ by no less in x or in
+            y. Random and weighted go on drawing from what is far enough from all
+            before; grid and stratified drop a place that is too near to one in an
+            earlier cell.
         shared: Choose places once, for all maps: row p is the same place in each, as
             ``negatives="cross"`` of InfoNCE wants it. They come from pixels that are
             valid in any of the maps, with the mean of the scores, and count in those
