@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.stats import chisquare
@@ -144,6 +144,7 @@ def test_as_many_as_are_allowed(method):
     height=st.integers(1, 14),
     width=st.integers(1, 14),
 )
+@example(num=1, height=14, width=1)
 def test_grid_places_are_the_middles_of_the_cells(num, height, width):
     places = sample((1, height, width), num, "grid")
     cells = reference.cells(num, height, width)
@@ -161,6 +162,8 @@ def test_grid_places_are_the_middles_of_the_cells(num, height, width):
 
 
 @given(num=st.integers(1, 200), height=st.integers(1, 40), width=st.integers(1, 40))
+@example(num=11, height=2, width=10)  # no band has more cells than pixels
+@example(num=4, height=40, width=1)  # nor are there more bands than cells
 def test_grid_is_as_regular_as_whole_pixels_can_be(num, height, width):
     places = sample((1, height, width), num, "grid")
     assert places.valid.sum() == min(num, height * width)
@@ -388,17 +391,26 @@ def test_shared_places_are_those_valid_anywhere():
 
 def test_shared_places_follow_the_mean_of_the_scores():
     trials = 3000
-    scores = torch.tensor([[[1.0, 4.0, 0.0]], [[5.0, 0.0, 2.0]]])
+    scores = torch.tensor([[[1.0, 4.0, torch.nan, 0.0]], [[5.0, -3.0, 2.0, 100.0]]])
+    allowed = torch.ones(2, 1, 4, dtype=torch.bool)
+    allowed[1, 0, 1], allowed[1, 0, 3] = False, False  # and their scores do not count
     generator = seeded(5)
-    count = np.zeros(3)
+    count = np.zeros(4)
     for _ in range(trials):
         places = sample(
-            (2, 1, 3), 1, "weighted", scores=scores, shared=True, generator=generator
+            (2, 1, 4),
+            1,
+            "weighted",
+            scores=scores,
+            valid=allowed,
+            shared=True,
+            generator=generator,
         )
         x = int(places.positions[0, 0, 0])
         count[x] += 1
-        assert places.valid[:, 0].tolist() == [scores[b, 0, x] > 0 for b in (0, 1)]
-    assert chisquare(count, trials * np.array([6, 4, 2]) / 12).pvalue > P_VALUE
+        assert torch.equal(places.valid[:, 0], ((scores > 0) & allowed)[:, 0, x])
+    assert count[3] == 0
+    assert chisquare(count[:3], trials * np.array([6, 4, 2]) / 12).pvalue > P_VALUE
 
 
 # ------------------------------------------------------------------ generators

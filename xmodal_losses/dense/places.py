@@ -262,8 +262,8 @@ def _one_of_each(
     number = after - before
     u = uniform(tuple(number.shape), number.device, generator)
     which = torch.minimum((u * number).long(), number - 1)
-    at = torch.searchsorted(counted, before + which + 1).clamp(max=len(order) - 1)
-    return order[at], number > 0
+    # Of a cell without any, this finds the last one before it.
+    return order[torch.searchsorted(counted, before + which + 1)], number > 0
 
 
 def _thinned(positions: Tensor, found: Tensor, distance: float) -> Tensor:
