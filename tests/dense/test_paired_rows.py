@@ -275,6 +275,22 @@ def test_a_warp_that_begins_as_the_identity_is_moved():
     assert (shift.grad.abs() > 0.1).all()
 
 
+def test_learned_warps_beside_what_is_masked():
+    """The slope at a whole number is made of the next pixel, which may hold NaN."""
+    map_a, map_b = maps()
+    valid_b = torch.ones(2, 6, 8, dtype=torch.bool)
+    valid_b[:, 2:4, 3:5] = False
+    map_b = map_b.masked_fill(~valid_b[:, None], torch.nan)
+    shift = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    rows = sample(map_a, map_b, 48, warp=lambda p: p + shift, valid_b=valid_b)
+    assert rows.weight.sum(1).tolist() == [48 - 9] * 2
+    assert rows.z_b.isfinite().all()
+    rows.z_b.square().sum().backward()
+    assert shift.grad.isfinite().all()
+    known = sample(map_a, map_b, 48, warp=lambda p: p + 0, valid_b=valid_b)
+    assert known.weight.sum(1).tolist() == [48 - 4] * 2
+
+
 def test_warps_to_nowhere():
     map_a, map_b = maps(grad=True)
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
@@ -449,6 +465,30 @@ def test_devices():
     assert all(field.is_cuda for field in rows)
     for field, reference in zip(rows, expected, strict=True):
         assert_allclose(field.cpu(), reference, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("min_distance", [0.0, 2.0])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_value_is_looked_at(method, min_distance, shared):
+    """Tensors without values are enough, so a device is never waited for."""
+    with torch.device("meta"):
+        rows = dense.paired_rows(
+            torch.zeros(2, 3, 6, 8),
+            torch.zeros(2, 5, 12, 16),
+            9,
+            method=method,
+            scores=torch.ones(2, 6, 8) if method == "weighted" else None,
+            valid_a=torch.ones(2, 6, 8, dtype=torch.bool),
+            valid_b=torch.ones(2, 12, 16, dtype=torch.bool),
+            min_distance=min_distance,
+            shared=shared,
+            offset=torch.zeros(2, 2),
+            jitter=1.0,
+        )
+    assert all(field.is_meta for field in rows)
+    shapes = [tuple(field.shape) for field in rows]
+    assert shapes == [(2, 9, 3), (2, 9, 5), (2, 9, 2), (2, 9), (2, 9), (2, 9, 2)]
 
 
 @pytest.mark.slow

@@ -262,7 +262,7 @@ def _one_of_each(
     number = after - before
     u = uniform(tuple(number.shape), number.device, generator)
     which = torch.minimum((u * number).long(), number - 1)
-    # Of a cell without any, this finds the last one before it.
+    # Of a cell without any, this finds one before it, or the first of all.
     return order[torch.searchsorted(counted, before + which + 1)], number > 0
 
 

@@ -88,7 +88,8 @@ def paired_rows(
 
     A row counts if a place was left for it, valid in *a*, and its partner lies in
     ``map_b`` (in a pixel, that is, up to ½ beyond the last centre; what is read is
-    clamped to it) and takes of valid pixels only. Places are chosen for this before the
+    clamped to it) and takes of valid pixels only: up to four, always four where warp or
+    offset require a gradient. Places are chosen for this before the
     jitter, which may move a partner on to an invalid pixel: then the row is dropped.
 
     Note:
@@ -180,13 +181,15 @@ def _clamped(positions: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def _scaled(positions: Tensor, size: tuple[int, ...], other: tuple[int, ...]) -> Tensor:
     """Return positions in a map of another stride that covers the same part."""
-    ratio = [positions.new_tensor(other[k] / size[k]) for k in (2, 1)]
-    return (positions + 0.5) * torch.stack(ratio) - 0.5
+    x, y = (positions + 0.5).unbind(-1)
+    scaled = (x * (other[2] / size[2]), y * (other[1] / size[1]))
+    return torch.stack(scaled, -1) - 0.5
 
 
 def _sees(valid: Tensor, positions: Tensor) -> Tensor:
-    """Tell where all pixels are valid that have a share in a position."""
-    pixels, _ = corners(positions.detach(), *valid.shape[1:])
+    """Tell where all pixels are valid that are read for a position."""
+    # Not detached: for a gradient of positions, those without a share are read, too.
+    pixels, _ = corners(positions, *valid.shape[1:])
     seen = valid.flatten(1).gather(1, pixels.flatten(1))
     return seen.view(pixels.shape).all(1)
 
