@@ -5,6 +5,7 @@ from latex2mathml.converter import convert
 from sphinx.util import logging
 
 import xmodal_losses
+import xmodal_losses.dense
 import xmodal_losses.functional
 import xmodal_losses.kernels
 
@@ -62,6 +63,7 @@ def public_names():
     for module in (
         xmodal_losses.functional,
         xmodal_losses.kernels,
+        xmodal_losses.dense,
         xmodal_losses,
     ):
         for name in module.__all__:

@@ -13,11 +13,13 @@ import pytest
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from xmodal_losses import kernels
+from xmodal_losses import dense, kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "xmodal_losses"
 FAMILIES = ("contrastive", "correlation", "distribution", "redundancy")
+# What feeds the losses and knows none of them.
+BESIDE = ("dense",)
 
 # Function → module and the file that holds both.
 LOSSES = {
@@ -71,7 +73,7 @@ PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
-    | {"functional", "kernels"},
+    | {"dense", "functional", "kernels"},
     F: {
         *LOSSES,
         "BarlowTwinsTerms",
@@ -84,6 +86,13 @@ PUBLIC = {
         "vicreg_terms",
     },
     kernels: KERNELS,
+    dense: {
+        "PairedRows",
+        "Places",
+        "gather_rows",
+        "paired_rows",
+        "sample_positions",
+    },
 }
 
 # The same at the end of every function, and of every module.
@@ -202,6 +211,12 @@ SIGNATURES = {
     "EmbeddingQueue": "(size, dim, *, with_ids=False, gather=False)",
     "ExtraNegatives": "(a=None, b=None, ids=None, valid=None)",
     "cached_backward": "(criterion, encode, chunks, *, scale=1.0, **options)",
+    "gather_rows": "(features, positions)",
+    "sample_positions": "(like, num, *, method='random', scores=None, valid=None, "
+    "min_distance=0.0, shared=False, generator=None)",
+    "paired_rows": "(map_a, map_b, num, *, method='random', scores=None, "
+    "valid_a=None, valid_b=None, min_distance=0.0, shared=False, warp=None, "
+    "offset=None, jitter=0.0, ids=None, generator=None)",
     "GaussianKernel": "(bandwidth='mean', *, factor=1.0)",
     "LaplacianKernel": "(bandwidth='mean', *, factor=1.0, norm=2)",
     "InverseMultiquadricKernel": "(bandwidth='mean', *, factor=1.0)",
@@ -216,7 +231,7 @@ SIGNATURES = {
 
 def public(name):
     """Return the object users get under this name."""
-    return getattr(F, name, None) or getattr(xl, name)
+    return next(getattr(m, name) for m in (F, xl, dense) if hasattr(m, name))
 
 
 def bare(signature):
@@ -243,6 +258,7 @@ def test_public_names_are_the_inventory(module):
 def test_both_spellings_are_one_object():
     assert xl.functional is F
     assert xl.kernels is kernels
+    assert xl.dense is dense
     for name in KERNELS:
         assert getattr(xl, name) is getattr(kernels, name)
 
@@ -253,7 +269,8 @@ def test_signature(name):
 
 
 def test_every_public_callable_has_its_signature_pinned():
-    unpinned = {name for name in PUBLIC[F] if name.endswith("Terms")} | {"Kernel"}
+    unpinned = {name for name in PUBLIC[F] if name.endswith("Terms")}
+    unpinned |= {"Kernel", "PairedRows", "Places"}
     names = {
         name
         for module in PUBLIC
@@ -330,7 +347,7 @@ def test_imports_follow_the_layers(path):
     layer = path.parts[0]
     if layer == "_core":
         allowed = ("xmodal_losses._core",)
-    elif layer in FAMILIES:
+    elif layer in FAMILIES + BESIDE:
         allowed = ("xmodal_losses._core", f"xmodal_losses.{layer}")
     else:
         allowed = ("xmodal_losses",)
@@ -357,7 +374,7 @@ def test_re_exports_define_nothing(path):
 
 def test_the_families_are_the_folders():
     folders = {path.parts[0] for path in sources() if len(path.parts) > 1}
-    assert folders == {*FAMILIES, "_core"}
+    assert folders == {*FAMILIES, *BESIDE, "_core"}
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -9,6 +9,7 @@ import pytest
 import xmodal_losses as xl
 import xmodal_losses.functional as F
 from test_api import LOSSES, PACKAGE, ROOT, sources
+from xmodal_losses import dense
 
 
 def text(*parts):
@@ -44,7 +45,7 @@ def test_loss_has_its_documents(loss):
 
 def test_every_public_name_is_on_a_page():
     pages = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
-    for module in (F, xl):
+    for module in (F, xl, dense):
         for name in module.__all__:
             if callable(getattr(module, name)):
                 directive = rf":: {module.__name__}\.{name}(\(\))?$"
@@ -52,11 +53,18 @@ def test_every_public_name_is_on_a_page():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in F.__all__ if inspect.isfunction(getattr(F, name))]
+    "function",
+    [
+        getattr(module, name)
+        for module in (F, dense)
+        for name in module.__all__
+        if inspect.isfunction(getattr(module, name))
+    ],
+    ids=lambda function: function.__name__,
 )
-def test_what_is_returned_is_not_read_as_a_type(name):
+def test_what_is_returned_is_not_read_as_a_type(function):
     """Of "a scalar. Dtype: that of the inputs" Sphinx makes a type and its text."""
-    docstring = inspect.getdoc(getattr(F, name)) + "\n"
+    docstring = inspect.getdoc(function) + "\n"
     (returned,) = re.findall(r"^Returns:\n((?:    .*\n)+)", docstring, re.M)
     assert ":" not in re.sub(r"``.*?``|:\w+:`.*?`", "", returned)
 
@@ -96,6 +104,7 @@ def test_version_is_one():
         ("docs", "quickstart.md"),
         ("docs", "large_batch.md"),
         ("docs", "queue.md"),
+        ("docs", "dense.md"),
     ],
     ids="/".join,
 )

@@ -74,6 +74,43 @@ def rows(caller: str, name: str, z: Tensor, min_rows: int = 1) -> None:
         )
 
 
+def feature_map(caller: str, name: str, z: Tensor) -> None:
+    """Require a batch of maps ``(B, C, H, W)`` of one pixel at least."""
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{caller}: {name} must be a tensor, got {type(z).__name__}.")
+    if z.dtype not in FLOATS:
+        raise TypeError(
+            f"{caller}: {name} must be a floating-point tensor of 16, 32 or 64 "
+            f"bits, got {z.dtype}."
+        )
+    if z.ndim != 4 or 0 in z.shape:
+        raise ValueError(
+            f"{caller}: {name} must be a batch of maps (B, C, H, W), none of them 0, "
+            f"got shape {tuple(z.shape)}."
+        )
+
+
+def pixels(
+    caller: str, name: str, value: Tensor | None, size: Sequence[int], kind: str
+) -> None:
+    """Require one value per pixel; its kind is "boolean", "integer" or "real"."""
+    if value is None:
+        return
+    if (
+        not isinstance(value, Tensor)
+        or value.is_complex()
+        or (kind == "boolean" and value.dtype != torch.bool)
+        or (kind == "integer" and value.is_floating_point())
+    ):
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{caller}: {name} must be a tensor of {kind}s, got {got}.")
+    if value.shape != tuple(size):
+        raise ValueError(
+            f"{caller}: {name} must be of shape {tuple(size)}, one value per pixel of "
+            f"the map, got {tuple(value.shape)}."
+        )
+
+
 def row_weight(caller: str, name: str, weight: Tensor | None, z: Tensor) -> None:
     """Require one real weight per row of ``z``."""
     if weight is None:

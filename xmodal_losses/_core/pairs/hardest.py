@@ -28,7 +28,7 @@ def floor(contrast: Contrast, count: int) -> Tensor:
             across = left_out.across()
             more = _largest(contrast, x, y, across, count + 1, contrast.walk)
             found.append(more.transpose(0, 1))
-        shape = (*contrast.x.shape[:-1], -1)
+        shape = (*contrast.x.shape[:-1], count + 1)
         found = [part.reshape(shape) for part in found]
         extra = contrast.extra_problem(of_x=True)
         if extra is not None:
