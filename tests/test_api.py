@@ -97,16 +97,16 @@ SIGNATURES = {
     "chunk_size=None, " + GROUP,
     "hetero_center": "(z_a, z_b, labels_a, labels_b, *, margin=0.0, weight_a=None, "
     "weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
-    "coral": "(z_a, z_b, *, mean_weight=0.0, weight_a=None, weight_b=None, "
+    "coral": "(z_a, z_b, *, mean_weight=0.0, scale='published', weight_a=None, "
+    "weight_b=None, reduction='mean', " + GROUP,
+    "coral_terms": "(z_a, z_b, *, scale='published', weight_a=None, weight_b=None, "
     "reduction='mean', " + GROUP,
-    "coral_terms": "(z_a, z_b, *, weight_a=None, weight_b=None, reduction='mean', "
-    + GROUP,
     "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', weight_a=None, "
     "weight_b=None, reduction='mean', chunk_size=None, " + GROUP,
-    "barlow_twins": "(z_a, z_b, *, redundancy_weight=0.005, eps=0.0, weight=None, "
+    "barlow_twins": "(z_a, z_b, *, redundancy_weight=0.005, eps=0.0, "
+    "scale='published', weight=None, reduction='mean', " + GROUP,
+    "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, scale='published', weight=None, "
     "reduction='mean', " + GROUP,
-    "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, weight=None, reduction='mean', "
-    + GROUP,
     "vicreg": "(z_a, z_b, *, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "weight=None, reduction='mean', " + GROUP,
@@ -131,11 +131,11 @@ SIGNATURES = {
     "reduction='mean', chunk_size=None, " + GATHER,
     "HeteroCenterLoss": "(*, margin=0.0, reduction='mean', gather=False, "
     "grad_reduce='mean')",
-    "CORALLoss": "(*, mean_weight=0.0, reduction='mean', " + GATHER,
+    "CORALLoss": "(*, mean_weight=0.0, scale='published', reduction='mean', " + GATHER,
     "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
     "chunk_size=None, " + GATHER,
-    "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, reduction='mean', "
-    + GATHER,
+    "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, scale='published', "
+    "reduction='mean', " + GATHER,
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "reduction='mean', " + GATHER,
