@@ -25,8 +25,10 @@ from xmodal_losses.kernels import (
     RationalQuadraticKernel,
 )
 from xmodal_losses.large_batch import ChunkedMoments
+from xmodal_losses.objective import CrossModalObjective, ObjectiveValue, Term
 from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
 from xmodal_losses.redundancy.vicreg import VICRegLoss
+from xmodal_losses.schedules import CosineSchedule, LinearSchedule
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,8 @@ __all__ = [
     "CORALLoss",
     "ChunkedMoments",
     "ContrastiveCenterLoss",
+    "CosineSchedule",
+    "CrossModalObjective",
     "DCCALoss",
     "EnergyKernel",
     "GaussianKernel",
@@ -44,15 +48,18 @@ __all__ = [
     "Kernel",
     "LaplacianKernel",
     "LinearKernel",
+    "LinearSchedule",
     "MMDLoss",
     "MaternKernel",
     "MultiKernel",
     "NTXentLoss",
+    "ObjectiveValue",
     "PolynomialKernel",
     "RationalQuadraticKernel",
     "SINCERELoss",
     "SigmoidContrastiveLoss",
     "SupConLoss",
+    "Term",
     "VICRegLoss",
     "cached_backward",
     "functional",
