@@ -95,6 +95,7 @@ def test_version_is_one():
         ("docs", "index.md"),
         ("docs", "quickstart.md"),
         ("docs", "large_batch.md"),
+        ("docs", "objective.md"),
     ],
     ids="/".join,
 )
