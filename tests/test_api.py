@@ -151,8 +151,8 @@ SIGNATURES = {
     "Term": "(loss, *, weight=1.0, input='projection')",
     "ObjectiveValue": "(total, terms, weights, gradient_norms=None, "
     "gradient_shares=None)",
-    "LinearSchedule": "(start, end, length, begin=0.0)",
-    "CosineSchedule": "(start, end, length, begin=0.0)",
+    "LinearSchedule": "(start, end, *, length, begin=0.0)",
+    "CosineSchedule": "(start, end, *, length, begin=0.0)",
     "GaussianKernel": "(bandwidth='mean', *, factor=1.0)",
     "LaplacianKernel": "(bandwidth='mean', *, factor=1.0, norm=2)",
     "InverseMultiquadricKernel": "(bandwidth='mean', *, factor=1.0)",

@@ -265,17 +265,17 @@ def test_learned_weights_get_their_gradient():
 
 
 def test_schedules():
-    linear = xl.LinearSchedule(0.2, 0.6, 100, begin=50)
+    linear = xl.LinearSchedule(0.2, 0.6, length=100, begin=50)
     steps = (0, 50, 75, 100, 150, 1e6)
     assert [linear(s) for s in steps] == pytest.approx([0.2, 0.2, 0.3, 0.4, 0.6, 0.6])
-    cosine = xl.CosineSchedule(0.2, 0.6, 100, begin=50)
+    cosine = xl.CosineSchedule(0.2, 0.6, length=100, begin=50)
     quarter = 0.2 + 0.4 * (1 - np.sqrt(0.5)) / 2
     expected = [0.2, 0.2, quarter, 0.4, 0.6, 0.6]
     assert [cosine(s) for s in steps] == pytest.approx(expected)
     for schedule in (xl.LinearSchedule, xl.CosineSchedule):
-        assert schedule(0.0, 1.0, 3)(0) == 0  # exactly: the term is skipped
-        assert schedule(0.7, 0.0, 3)(3) == 0
-        assert schedule(0.1, 0.7, 3)(9) == 0.7
+        assert schedule(0.0, 1.0, length=3)(0) == 0  # exactly: the term is skipped
+        assert schedule(0.7, 0.0, length=3)(3) == 0
+        assert schedule(0.1, 0.7, length=3)(9) == 0.7
 
 
 def test_weights_follow_the_step_and_nothing_else():
@@ -284,7 +284,9 @@ def test_weights_follow_the_step_and_nothing_else():
     objective = CrossModalObjective(
         {
             "contrast": Term(xl.InfoNCELoss()),
-            "align": Term(xl.CORALLoss(), weight=xl.LinearSchedule(0.0, 0.5, 10)),
+            "align": Term(
+                xl.CORALLoss(), weight=xl.LinearSchedule(0.0, 0.5, length=10)
+            ),
             "odd": Term(xl.VICRegLoss(), weight=lambda step: 0.25 if step % 2 else 0),
         }
     )
@@ -569,7 +571,7 @@ def test_dtypes_and_autocast(lean, dtype):
 
 
 def test_repr_shows_terms_weights_and_losses():
-    warm_up = xl.LinearSchedule(0.0, 0.02, 1000)
+    warm_up = xl.LinearSchedule(0.0, 0.02, length=1000)
     objective = CrossModalObjective(
         {
             "contrast": Term(xl.InfoNCELoss(temperature=0.1), input="embedding"),
@@ -589,7 +591,7 @@ def test_copies_pickles_and_state():
     z_a, z_b = views(19)
     terms = recipe()
     terms["align"] = Term(
-        terms["align"].loss, weight=xl.CosineSchedule(0.1, 0.4, 50, begin=3)
+        terms["align"].loss, weight=xl.CosineSchedule(0.1, 0.4, length=50, begin=3)
     )
     objective = CrossModalObjective(terms)
     expected = objective(z_a, z_b, step=20).total
@@ -729,13 +731,13 @@ def test_bad_schedules():
     for kind in (xl.LinearSchedule, xl.CosineSchedule):
         name = kind.__name__
         with _says(ValueError, f"{name}: start must be a finite number >= 0, got -1"):
-            kind(-1, 0.5, 10)
+            kind(-1, 0.5, length=10)
         with _says(ValueError, f"{name}: end must be a finite number >= 0, got -0.5"):
-            kind(1, -0.5, 10)
+            kind(1, -0.5, length=10)
         with _says(ValueError, f"{name}: length must be a finite number > 0, got 0"):
-            kind(1, 0.5, 0)
+            kind(1, 0.5, length=0)
         with _says(ValueError, f"{name}: begin must be a finite number >= 0, got -1"):
-            kind(1, 0.5, 10, begin=-1)
+            kind(1, 0.5, length=10, begin=-1)
 
     def objective(weight):
         return CrossModalObjective({"a": Term(xl.InfoNCELoss(), weight=weight)})

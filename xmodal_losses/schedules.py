@@ -6,7 +6,7 @@ module that is pickled wants one that is, too, which these are.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from xmodal_losses._core import checks
@@ -28,15 +28,15 @@ class LinearSchedule:
 
     Examples:
         >>> import xmodal_losses as xl
-        >>> warm_up = xl.LinearSchedule(0.0, 0.02, 1000)
+        >>> warm_up = xl.LinearSchedule(0.0, 0.02, length=1000)
         >>> warm_up(0), warm_up(500), warm_up(5000)
         (0.0, 0.01, 0.02)
     """
 
     start: float
     end: float
-    length: float
-    begin: float = 0.0
+    length: float = field(kw_only=True)
+    begin: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -60,15 +60,15 @@ class CosineSchedule:
 
     Examples:
         >>> import xmodal_losses as xl
-        >>> fade = xl.CosineSchedule(1.0, 0.0, 100, begin=50)
+        >>> fade = xl.CosineSchedule(1.0, 0.0, length=100, begin=50)
         >>> fade(50), round(fade(100), 12), fade(150)
         (1.0, 0.5, 0.0)
     """
 
     start: float
     end: float
-    length: float
-    begin: float = 0.0
+    length: float = field(kw_only=True)
+    begin: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         _check(self)

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from torch import nn
 
@@ -40,10 +39,11 @@ def routes(
     """
     out = {}
     for parameter, required in takes.items():
-        sources = (parameter, parameter.removesuffix("_a").removesuffix("_b"))
-        source = next((name for name in sources if name in names), None)
-        if source is not None:
-            out[parameter] = source
+        both = parameter.removesuffix("_a").removesuffix("_b")
+        if parameter in names:
+            out[parameter] = parameter
+        elif both in names:
+            out[parameter] = both
         elif required:
             raise TypeError(
                 f"{caller}: {parameter} must be given for the term {term!r}, got None."
@@ -55,9 +55,7 @@ def refuse_unrouted(
     caller: str, names: Iterable[str], routed: dict[str, dict[str, str]]
 ) -> None:
     """Raise where an argument reaches no term; a weight has to reach all of them."""
-    reached: dict[str, Any] = {
-        term: set(sources.values()) for term, sources in routed.items()
-    }
+    reached = {term: set(sources.values()) for term, sources in routed.items()}
     for name in names:
         missed = [term for term, sources in reached.items() if name not in sources]
         if len(missed) == len(reached):

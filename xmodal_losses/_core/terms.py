@@ -100,7 +100,7 @@ def together(calls: Mapping[str, Call], rows: Rows) -> Values:
     """Evaluate all terms; autograd keeps the graph of each."""
     graphs: dict[str, Tensor] = {}
     for unit in _units(calls, rows):
-        graphs |= _values(unit, rows)
+        graphs.update(_values(unit, rows))
     values = {name: graphs[name].detach() for name in calls}
     return Values(values, _weighted(calls, graphs) if calls else None)
 
@@ -131,10 +131,11 @@ def one_by_one(calls: Mapping[str, Call], rows: Rows, *, with_norms: bool) -> Va
 
 
 def _weighted(calls: Mapping[str, Call], values: Mapping[str, Tensor]) -> Tensor:
-    first, *rest = (call.weight * values[name] for name, call in calls.items())
-    for value in rest:
-        first = first + value
-    return first
+    parts = [call.weight * values[name] for name, call in calls.items()]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _units(calls: Mapping[str, Call], rows: Rows) -> list[dict[str, Call]]:
@@ -143,10 +144,10 @@ def _units(calls: Mapping[str, Call], rows: Rows) -> list[dict[str, Call]]:
     for name, call in calls.items():
         loss: Any = call.loss
         key: object = name
+        across = call.known.shares and loss.gather is not False
         # Deep CCA may look at rows in a dtype of its own.
-        alike = getattr(loss, "compute_dtype", torch.float64) == torch.float64
-        shares = call.known.shares and alike and rows.z[0].ndim == 2
-        if shares and loss.gather is not False:
+        narrow = across and getattr(loss, "compute_dtype", None) == torch.float32
+        if across and not narrow and rows.z[0].ndim == 2:
             key = (
                 *(call.unit_rows, call.weights_of_rows()),
                 *(loss.gather, loss.grad_reduce, loss.exchange),
@@ -161,7 +162,7 @@ def _values(unit: Mapping[str, Call], rows: Rows) -> dict[str, Tensor]:
     """Return the values of terms, from one exchange if they are several."""
     if len(unit) > 1:
         return _values_of_moments(unit, rows)
-    ((name, call),) = unit.items()
+    name, call = next(iter(unit.items()))
     told = {to: rows.told[by] for to, by in call.arguments.items()}
     value = call.loss(*rows.seen_by(call), **told)
     if not isinstance(value, Tensor) or value.ndim:
