@@ -287,6 +287,9 @@ def _mmd_cases() -> Iterator[Case]:
 def _coral_cases() -> Iterator[Case]:
     for mean_weight, weighted, lead in product((0.0, 0.7), (False, True), ((), (2,))):
         yield Case({"mean_weight": mean_weight}, (6, 4), (3, 3), lead, weighted)
+        options = {"mean_weight": mean_weight, "scale": "relative"}
+        yield Case(options, (6, 4), (3, 3), lead, weighted)
+    yield Case({"mean_weight": 1.0, "scale": "relative"}, (3, 2), (7, 7))
     yield Case({"mean_weight": 1.0}, (3, 3), (5, 5), (2, 2), True)
     yield Case({}, (3, 2), (7, 7))
 
@@ -297,6 +300,10 @@ def _barlow_twins_cases() -> Iterator[Case]:
     ):
         options = {"eps": eps, "redundancy_weight": redundancy}
         yield Case(options, lead=lead, weighted=weighted)
+    for weighted, lead in product((False, True), ((), (2,))):
+        options = {"scale": "per_column", "redundancy_weight": 0.3}
+        yield Case(options, lead=lead, weighted=weighted)
+    yield Case({"scale": "per_column", "eps": 1e-3}, (4, 4), (6, 6))
     yield Case({}, (4, 4), (6, 6))
     yield Case({"eps": 1e-5}, (4, 4), (6, 6), (2, 2), True)
 
@@ -528,7 +535,7 @@ SPECS = (
         reference=coral.coral,
         cases=tuple(_coral_cases()),
         naive=plain.coral,
-        terms=(coral.coral_terms, ()),
+        terms=(coral.coral_terms, ("scale",)),
         weights=("weight_a", "weight_b"),
         paired=False,
         unequal_rows=True,
@@ -559,7 +566,7 @@ SPECS = (
         reference=barlow_twins.barlow_twins,
         cases=tuple(_barlow_twins_cases()),
         naive=plain.barlow_twins,
-        terms=(barlow_twins.barlow_twins_terms, ("eps",)),
+        terms=(barlow_twins.barlow_twins_terms, ("eps", "scale")),
         bounds=lambda rows, dim: (0.0, 4 * dim + 5e-3 * dim * (dim - 1)),
         shift="separate",
         scale=0.0,

@@ -105,6 +105,7 @@ def test_version_is_one():
         ("docs", "large_batch.md"),
         ("docs", "queue.md"),
         ("docs", "dense.md"),
+        ("docs", "objective.md"),
     ],
     ids="/".join,
 )

@@ -37,9 +37,11 @@ from xmodal_losses.kernels import (
     RationalQuadraticKernel,
 )
 from xmodal_losses.large_batch import ChunkedMoments
+from xmodal_losses.objective import CrossModalObjective, ObjectiveValue, Term
 from xmodal_losses.queue import EmbeddingQueue
 from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
 from xmodal_losses.redundancy.vicreg import VICRegLoss
+from xmodal_losses.schedules import CosineSchedule, LinearSchedule
 
 __version__ = "0.1.0"
 
@@ -48,6 +50,8 @@ __all__ = [
     "CORALLoss",
     "ChunkedMoments",
     "ContrastiveCenterLoss",
+    "CosineSchedule",
+    "CrossModalObjective",
     "CrossModalityContrastiveCenterLoss",
     "DCCALoss",
     "DebiasedContrastiveLoss",
@@ -63,11 +67,13 @@ __all__ = [
     "Kernel",
     "LaplacianKernel",
     "LinearKernel",
+    "LinearSchedule",
     "MILNCELoss",
     "MMDLoss",
     "MaternKernel",
     "MultiKernel",
     "NTXentLoss",
+    "ObjectiveValue",
     "PolynomialKernel",
     "RationalQuadraticKernel",
     "SINCERELoss",
@@ -75,6 +81,7 @@ __all__ = [
     "SimilarityPreservationLoss",
     "SoftInfoNCELoss",
     "SupConLoss",
+    "Term",
     "VICRegLoss",
     "cached_backward",
     "dense",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal_losses._core import checks, precision, ranks
-from xmodal_losses._core.moments import Accumulator, Pair
+from xmodal_losses._core.moments import PAIRED, SAME_WIDTH, Accumulator, Pair
 
 __all__ = ["ChunkedMoments"]
 
@@ -187,8 +187,8 @@ class ChunkedMoments:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Check a chunk and return the weights of its sides."""
         caller = "ChunkedMoments"
-        paired = bool(self._names & {"ab", "square_gap"})
-        same_width = bool(self._names & {"mean_gap", "square_gap", "variance_a"})
+        paired = bool(self._names & PAIRED)
+        same_width = bool(self._names & SAME_WIDTH)
         checks.embeddings(
             caller,
             z_a,

@@ -17,7 +17,18 @@ from xmodal_losses._core.moments import energy
 
 SPECS = [BY_NAME[name] for name in ("coral", "barlow_twins", "vicreg")]
 
-each_loss = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+# Options under which every term of the loss counts.
+OPTIONS = {
+    "coral": {"mean_weight": 0.7},
+    "coral, relative": {"mean_weight": 0.7, "scale": "relative"},
+    "barlow_twins": {"redundancy_weight": 0.8, "eps": 0.1},
+    "vicreg": {"target_std": 3.0},
+}
+each_loss = pytest.mark.parametrize(
+    ("spec", "options"),
+    [(BY_NAME[name.partition(",")[0]], options) for name, options in OPTIONS.items()],
+    ids=OPTIONS,
+)
 
 CASES = [
     Case(rows=(4, 4), dims=(6, 6)),
@@ -27,21 +38,12 @@ CASES = [
 ]
 
 
-def _options(spec):
-    """Return options under which every term of the loss counts."""
-    return {
-        "coral": {"mean_weight": 0.7},
-        "barlow_twins": {"redundancy_weight": 0.8, "eps": 0.1},
-        "vicreg": {"target_std": 3.0},
-    }[spec.name]
-
-
 @pytest.fixture
 def force(monkeypatch):
     """Return a function that makes the engine take one route."""
 
     def choose(by_rows):
-        monkeypatch.setattr(energy, "_by_rows", lambda *args, **kwargs: by_rows)
+        monkeypatch.setattr(energy, "by_rows", lambda *args, **kwargs: by_rows)
 
     return choose
 
@@ -51,9 +53,8 @@ def force(monkeypatch):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @each_loss
-def test_both_routes_give_the_reference(spec, case, force):
+def test_both_routes_give_the_reference(spec, options, case, force):
     inputs = spec.draw(case, seed=80)
-    options = _options(spec)
     expected = spec.expected(inputs, **options)
     references = spec.gradient(
         lambda z_a, z_b: spec.reference(**inputs | {"z_a": z_a, "z_b": z_b}, **options),
@@ -70,7 +71,7 @@ def test_both_routes_give_the_reference(spec, case, force):
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @each_loss
-def test_derivatives_of_both_routes(spec, weighted, by_rows, force):
+def test_derivatives_of_both_routes(spec, options, weighted, by_rows, force):
     """First, second, and those of the weights."""
     force(by_rows)
     tensors = to_torch(spec.draw(Case((), (4, 4), (3, 3), (2,), weighted), seed=81))
@@ -80,7 +81,7 @@ def test_derivatives_of_both_routes(spec, weighted, by_rows, force):
 
     def f(*values):
         inputs = dict(zip(names, values, strict=True))
-        return spec(inputs, reduction="none", **_options(spec))
+        return spec(inputs, reduction="none", **options)
 
     assert gradcheck(f, tuple(tensors.values()))
     assert gradgradcheck(f, tuple(tensors.values()))
@@ -88,24 +89,23 @@ def test_derivatives_of_both_routes(spec, weighted, by_rows, force):
 
 @pytest.mark.parametrize("by_rows", [False, True])
 @each_loss
-def test_a_constant_view_costs_nothing_to_the_other(spec, by_rows, force):
+def test_a_constant_view_costs_nothing_to_the_other(spec, options, by_rows, force):
     force(by_rows)
     inputs = spec.draw(Case(), seed=82)
-    _, *grads = value_and_grad(spec, inputs, **_options(spec))
+    _, *grads = value_and_grad(spec, inputs, **options)
     for name, expected in zip(("z_a", "z_b"), grads, strict=True):
         tensors = to_torch(inputs, grad=False)
         tensors[name].requires_grad_()
-        spec(tensors, **_options(spec)).backward()
+        spec(tensors, **options).backward()
         assert_allclose(tensors[name].grad, expected, **SAME)
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
 @each_loss
-def test_both_routes_map_and_compile(spec, by_rows, force):
+def test_both_routes_map_and_compile(spec, options, by_rows, force):
     force(by_rows)
     case = Case(rows=(4, 4), dims=(5, 5), lead=(3,))
     tensors = to_torch(spec.draw(case, seed=83), grad=False)
-    options = _options(spec)
 
     def f(z_a, z_b):
         return spec({"z_a": z_a, "z_b": z_b}, **options)
@@ -138,10 +138,10 @@ def test_both_routes_map_and_compile(spec, by_rows, force):
 @pytest.mark.parametrize("lead", [(), (3,)])
 @pytest.mark.parametrize("weighted", [False, True])
 @each_loss
-def test_nothing_happens_at_the_switch(spec, weighted, lead, monkeypatch):
+def test_nothing_happens_at_the_switch(spec, options, weighted, lead, monkeypatch):
     """Float32 values and gradients are those of float64 on either side of it."""
     taken = []
-    decide = energy._by_rows
+    decide = energy.by_rows
 
     def spy(*args, **kwargs):
         taken.append(decide(*args, **kwargs))
@@ -151,13 +151,11 @@ def test_nothing_happens_at_the_switch(spec, weighted, lead, monkeypatch):
         case = Case({}, (8, 8), (dim, dim), lead, weighted)
         inputs = spec.draw(case, seed=84)
         inputs = {k: v.astype(np.float32).astype(float) for k, v in inputs.items()}
-        truth, *true_grads = value_and_grad(spec, inputs, **_options(spec))
+        truth, *true_grads = value_and_grad(spec, inputs, **options)
         with monkeypatch.context() as patch:
-            patch.setattr(energy, "_by_rows", spy)
-            value, *grads = value_and_grad(
-                spec, inputs, torch.float32, **_options(spec)
-            )
-        assert_allclose(truth, spec.expected(inputs, **_options(spec)), rtol=1e-10)
+            patch.setattr(energy, "by_rows", spy)
+            value, *grads = value_and_grad(spec, inputs, torch.float32, **options)
+        assert_allclose(truth, spec.expected(inputs, **options), rtol=1e-10)
         assert_allclose(value, truth, rtol=2e-6)
         for grad, true_grad in zip(grads, true_grads, strict=True):
             assert (grad - true_grad).norm() < 2e-6 * true_grad.norm()
@@ -211,19 +209,20 @@ def _white(z):
 
 @pytest.mark.parametrize("regime", REGIMES)
 @each_loss
-def test_products_of_rows_are_as_precise(spec, regime, force):
+def test_products_of_rows_are_as_precise(spec, options, regime, force):
     """Error at most twice that of D×D products, of the value and of the gradient."""
     inputs = spec.draw(Case(rows=(24, 24), dims=(96, 96)), seed=85)
     z_a, z_b = (np.float32(z) for z in REGIMES[regime](*inputs.values()))
     inputs = {"z_a": z_a.astype(float), "z_b": z_b.astype(float)}
-    truth = value_and_grad(spec, inputs)
+    scale = {"scale": options["scale"]} if "scale" in options else {}
+    truth = value_and_grad(spec, inputs, **scale)
     errors = {}
     for by_rows in (False, True):
         force(by_rows)
         errors[by_rows] = [
             float((got - true).norm() / true.norm().clamp_min(1e-12))
             for got, true in zip(
-                value_and_grad(spec, inputs, torch.float32), truth, strict=True
+                value_and_grad(spec, inputs, torch.float32, **scale), truth, strict=True
             )
         ]
     for square, rows in zip(errors[False], errors[True], strict=True):

@@ -114,6 +114,24 @@ def test_integer_weights_are_repetitions():
     assert_allclose(SPEC(to_torch(repeated, grad=False), eps=0.1), value, **SAME)
 
 
+@pytest.mark.parametrize("dim", [1, 4, 40])
+def test_per_column_is_the_loss_over_their_number(dim):
+    """Repeating every column once doubles the first term, and leaves its mean."""
+    inputs = SPEC.draw(Case(rows=(9, 9), dims=(dim, dim)))
+    options = {"scale": "per_column"}
+    value, *grads = value_and_grad(SPEC, inputs, **options)
+    published, *expected = value_and_grad(SPEC, inputs)
+    assert_allclose(value, published / dim, rtol=1e-12)
+    for grad, reference in zip(grads, expected, strict=True):
+        assert_allclose(grad, reference / dim, rtol=1e-11, atol=1e-15)
+    terms = F.barlow_twins_terms(**to_torch(inputs, grad=False), **options)
+    twice = {name: np.concatenate((z, z), 1) for name, z in inputs.items()}
+    again = F.barlow_twins_terms(**to_torch(twice, grad=False), **options)
+    assert_allclose(again.invariance, terms.invariance, rtol=1e-12)
+    assert 0 <= terms.invariance <= 4
+    assert 0 <= terms.redundancy <= dim - 1
+
+
 def test_rank_floor():
     """N - 1 < D: unit diagonal and rank N - 1 force Σ_{i≠j} C² ≥ D²/(N-1) - D."""
     inputs = SPEC.draw(Case(rows=(5, 5), dims=(24, 24)))

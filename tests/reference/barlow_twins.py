@@ -18,16 +18,20 @@ def cross_correlation(a, b, w, eps=0.0):
     return correlation
 
 
-def barlow_twins_terms(z_a, z_b, *, eps=0.0, weight=None, reduction="mean"):
-    """Return Σ_i (1 - C_ii)² and Σ_{i≠j} C_ij²."""
+def barlow_twins_terms(
+    z_a, z_b, *, eps=0.0, scale="published", weight=None, reduction="mean"
+):
+    """Return Σ_i (1 - C_ii)² and Σ_{i≠j} C_ij², or both over D."""
+    divisor = {"published": 1, "per_column": z_a.shape[-1]}[scale]
 
     def invariance(a, b, w, _):
         c = cross_correlation(a, b, w, eps)
-        return sum((1 - c[i, i]) ** 2 for i in range(len(c)))
+        return sum((1 - c[i, i]) ** 2 for i in range(len(c))) / divisor
 
     def redundancy(a, b, w, _):
         c = cross_correlation(a, b, w, eps)
-        return sum(c[i, j] ** 2 for i, j in np.ndindex(c.shape) if i != j)
+        off = sum(c[i, j] ** 2 for i, j in np.ndindex(c.shape) if i != j)
+        return off / divisor
 
     return tuple(
         reduce_problems(term, [z_a, z_b], [weight, weight], reduction)
@@ -36,10 +40,17 @@ def barlow_twins_terms(z_a, z_b, *, eps=0.0, weight=None, reduction="mean"):
 
 
 def barlow_twins(
-    z_a, z_b, *, redundancy_weight=5e-3, eps=0.0, weight=None, reduction="mean"
+    z_a,
+    z_b,
+    *,
+    redundancy_weight=5e-3,
+    eps=0.0,
+    scale="published",
+    weight=None,
+    reduction="mean",
 ):
     """Return invariance + redundancy_weight · redundancy."""
     invariance, redundancy = barlow_twins_terms(
-        z_a, z_b, eps=eps, weight=weight, reduction=reduction
+        z_a, z_b, eps=eps, scale=scale, weight=weight, reduction=reduction
     )
     return invariance + redundancy_weight * redundancy

@@ -10,8 +10,19 @@ with :math:`C_a, C_b` the unbiased covariances. Rows need not be paired, and N m
 differ from M. The published loss has :math:`w = 0`: a constant shift of one modality
 costs nothing.
 
-Scale: the loss is of fourth order in Z. On unit-length rows it is below
-:math:`1/(2 D^2)`, next to nothing; give it the projection before normalisation.
+Scale: the published loss is of fourth order in Z. On unit-length rows it is below
+:math:`1/(2 D^2)`, next to nothing; give it the projection before normalisation, or take
+the scale-free form, ``scale="relative"``, both of whose terms are in [0, 1]:
+
+.. math::
+    \mathcal{L} = \frac{\lVert C_a - C_b \rVert_F^2}
+                       {\lVert C_a \rVert_F^2 + \lVert C_b \rVert_F^2}
+                  + w \cdot \frac{\lVert \mu_a - \mu_b \rVert_2^2}
+        {\lVert \mu_a - \mu_b \rVert_2^2 + 2 \operatorname{tr}(C_a + C_b)} .
+
+The second is the part of the variance of both batches together that lies between them.
+The gradient goes through the quotients: it is orthogonal to a common scale of the
+batches, and nothing is won by shrinking both.
 
 Numerics: rows are centred before the product; moments about the origin lose every digit
 in float32 once the mean exceeds a thousand standard deviations. Where D is well above
@@ -21,7 +32,7 @@ Cost: O(N D min(N, D)) time, O(N D + min(N, D)²) memory, for N = M.
 References: Eq. 1–3 of :cite:t:`sun2016deep`.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -30,6 +41,8 @@ from xmodal_losses._core.modules import describe
 
 __all__ = ["CORALLoss", "CORALTerms", "coral", "coral_terms"]
 
+Scale: TypeAlias = Literal["published", "relative"]
+SCALES = ("published", "relative")
 # What the loss looks at, where the rows are not all here.
 _MOMENTS = frozenset({"aa", "bb", "mean_gap"})
 
@@ -45,6 +58,7 @@ def coral_terms(
     z_a: Tensor,
     z_b: Tensor,
     *,
+    scale: Scale = "published",
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
@@ -57,6 +71,7 @@ def coral_terms(
     Args:
         z_a: As in :func:`~xmodal_losses.functional.coral`.
         z_b: As in :func:`~xmodal_losses.functional.coral`.
+        scale: As in :func:`~xmodal_losses.functional.coral`.
         weight_a: As in :func:`~xmodal_losses.functional.coral`.
         weight_b: As in :func:`~xmodal_losses.functional.coral`.
         reduction: As in :func:`~xmodal_losses.functional.coral`.
@@ -66,11 +81,13 @@ def coral_terms(
 
     Returns:
         ``covariance``, ‖C_a − C_b‖²_F / 4D², and ``mean``, ‖μ_a − μ_b‖² / D; both ≥ 0.
+        With ``scale="relative"`` the two quotients above, both in [0, 1].
     """
     pair = _pair(
         "coral_terms",
         z_a,
         z_b,
+        scale,
         weight_a,
         weight_b,
         reduction,
@@ -80,8 +97,10 @@ def coral_terms(
     )
     with precision.no_autocast(z_a):
         return CORALTerms(
-            reduce.problems(_covariance(pair), pair.present, reduction, pair.ranks),
-            reduce.problems(_mean(pair), pair.present, reduction, pair.ranks),
+            reduce.problems(
+                _covariance(pair, scale), pair.present, reduction, pair.ranks
+            ),
+            reduce.problems(_mean(pair, scale), pair.present, reduction, pair.ranks),
         )
 
 
@@ -90,6 +109,7 @@ def coral(
     z_b: Tensor,
     *,
     mean_weight: float = 0.0,
+    scale: Scale = "published",
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
@@ -104,6 +124,8 @@ def coral(
             are independent problems.
         z_b: Embeddings of modality *b*, shape ``(…, M, D)``, M ≥ 2.
         mean_weight: Weight ≥ 0 of the squared distance of the means.
+        scale: ``"published"``, as in the paper, or ``"relative"``, by the size of the
+            covariances, see above.
         weight_a: Weights ≥ 0 of the rows of ``z_a``, ``(…, N)``; their scale does not
             matter. A row of weight 0 is as if it were not there.
         weight_b: The same for ``z_b``, ``(…, M)``.
@@ -117,8 +139,9 @@ def coral(
 
     Returns:
         Scalar, or ``(…)`` for ``reduction="none"``; ≥ 0, and 0 iff the covariances (and
-        means, if they have a weight) agree. In the dtype of the inputs, float32 at
-        least.
+        means, if they have a weight) agree; at most 1 + ``mean_weight`` for
+        ``scale="relative"``, where each quotient is 0 if its divisor is. In the dtype
+        of the inputs, float32 at least.
 
     Raises:
         TypeError: If an input is not a floating-point tensor.
@@ -131,12 +154,15 @@ def coral(
         tensor(0.)
         >>> F.coral(z, z + 5, mean_weight=1.0)
         tensor(25.)
+        >>> F.coral(z, 2 * z, scale="relative")
+        tensor(0.5294)
     """
     checks.number("coral", "mean_weight", mean_weight, at_least=0.0)
     pair = _pair(
         "coral",
         z_a,
         z_b,
+        scale,
         weight_a,
         weight_b,
         reduction,
@@ -145,23 +171,27 @@ def coral(
         exchange,
     )
     with precision.no_autocast(z_a):
-        return _loss(pair, mean_weight, reduction)
+        return _loss(pair, mean_weight, scale, reduction)
 
 
 def _loss(
-    pair: moments.Pair, mean_weight: float, reduction: reduce.Reduction
+    pair: moments.Pair, mean_weight: float, scale: Scale, reduction: reduce.Reduction
 ) -> Tensor:
-    loss = _covariance(pair)
+    loss = _covariance(pair, scale)
     if mean_weight > 0:
-        loss = loss + mean_weight * _mean(pair)
+        loss = loss + mean_weight * _mean(pair, scale)
     return reduce.problems(loss, pair.present, reduction, pair.ranks)
 
 
-def _covariance(pair: moments.Pair) -> Tensor:
+def _covariance(pair: moments.Pair, scale: Scale) -> Tensor:
+    if scale == "relative":
+        return pair.relative_covariance_gap()
     return pair.covariance_gap() / (4 * pair.width**2)
 
 
-def _mean(pair: moments.Pair) -> Tensor:
+def _mean(pair: moments.Pair, scale: Scale) -> Tensor:
+    if scale == "relative":
+        return pair.relative_mean_gap()
     return pair.mean_gap().square().sum(-1) / pair.width
 
 
@@ -169,6 +199,7 @@ def _pair(
     caller: str,
     z_a: Tensor,
     z_b: Tensor,
+    scale: Scale,
     weight_a: Tensor | None,
     weight_b: Tensor | None,
     reduction: reduce.Reduction,
@@ -176,6 +207,7 @@ def _pair(
     grad_reduce: ranks.GradReduce,
     exchange: moments.Exchange | None,
 ) -> moments.Pair:
+    checks.option(caller, "scale", scale, SCALES)
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
     everyone = ranks.joined(caller, group, grad_reduce, exchange, moments.EXCHANGES)
     least = 2 if everyone is None else 0
@@ -200,6 +232,7 @@ class CORALLoss(nn.Module):
 
     Args:
         mean_weight: As in the function.
+        scale: As in the function.
         reduction: As in the function.
         gather: True: the default process group; or a process group, the ``group`` of
             the function. False: the batch is here.
@@ -225,6 +258,7 @@ class CORALLoss(nn.Module):
         self,
         *,
         mean_weight: float = 0.0,
+        scale: Scale = "published",
         reduction: reduce.Reduction = "mean",
         gather: bool | ranks.Group = False,
         grad_reduce: ranks.GradReduce = "mean",
@@ -232,8 +266,10 @@ class CORALLoss(nn.Module):
     ) -> None:
         super().__init__()
         checks.number("CORALLoss", "mean_weight", mean_weight, at_least=0.0)
+        checks.option("CORALLoss", "scale", scale, SCALES)
         checks.option("CORALLoss", "reduction", reduction, reduce.REDUCTIONS)
         self.mean_weight = mean_weight
+        self.scale: Scale = scale
         self.reduction: reduce.Reduction = reduction
         ranks.check_module(
             "CORALLoss", gather, grad_reduce, exchange, moments.EXCHANGES
@@ -255,6 +291,7 @@ class CORALLoss(nn.Module):
             z_a,
             z_b,
             mean_weight=self.mean_weight,
+            scale=self.scale,
             weight_a=weight_a,
             weight_b=weight_b,
             reduction=self.reduction,
@@ -264,10 +301,16 @@ class CORALLoss(nn.Module):
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
-        return _loss(pair, self.mean_weight, self.reduction)
+        return _loss(pair, self.mean_weight, self.scale, self.reduction)
 
     def extra_repr(self) -> str:
         """Return the options."""
         return describe(
-            self, "mean_weight", "reduction", "gather", "grad_reduce", "exchange"
+            self,
+            "mean_weight",
+            "scale",
+            "reduction",
+            "gather",
+            "grad_reduce",
+            "exchange",
         )

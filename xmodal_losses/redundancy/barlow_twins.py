@@ -10,6 +10,10 @@ For paired, centred :math:`A, B \in \mathbb{R}^{N \times D}` with the correlatio
 The first term asks that a feature says the same in both modalities, the second that no
 two features say the same. C does not change with the scale or mean of any column.
 
+Both sums grow with D, and with them what a weight of the loss means.
+``scale="per_column"`` divides them by D: the mean over columns of what each costs.
+λ stays, and so does the optimum.
+
 Numerics: :math:`1 - C_{ii}` is computed as half the squared distance of the unit
 columns, which keeps its digits near 0. A constant column has C = 0. Once N − 1 < D, the
 second term cannot fall below D²/(N − 1) − D: compare losses above that floor. Where
@@ -20,7 +24,7 @@ References: Eq. 1–2 of :cite:t:`zbontar2021barlow`; the official code, which n
 by batch normalisation, is ``eps=1e-5``.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -29,6 +33,8 @@ from xmodal_losses._core.modules import describe
 
 __all__ = ["BarlowTwinsLoss", "BarlowTwinsTerms", "barlow_twins", "barlow_twins_terms"]
 
+Scale: TypeAlias = Literal["published", "per_column"]
+SCALES = ("published", "per_column")
 # What the loss looks at, where the rows are not all here.
 _MOMENTS = frozenset({"ab", "variance_a", "variance_b"})
 
@@ -45,6 +51,7 @@ def barlow_twins_terms(
     z_b: Tensor,
     *,
     eps: float = 0.0,
+    scale: Scale = "published",
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
     group: ranks.Group | None = None,
@@ -57,6 +64,7 @@ def barlow_twins_terms(
         z_a: As in :func:`~xmodal_losses.functional.barlow_twins`.
         z_b: As in :func:`~xmodal_losses.functional.barlow_twins`.
         eps: As in :func:`~xmodal_losses.functional.barlow_twins`.
+        scale: As in :func:`~xmodal_losses.functional.barlow_twins`.
         weight: As in :func:`~xmodal_losses.functional.barlow_twins`.
         reduction: As in :func:`~xmodal_losses.functional.barlow_twins`.
         group: As in :func:`~xmodal_losses.functional.barlow_twins`.
@@ -64,13 +72,15 @@ def barlow_twins_terms(
         exchange: As in :func:`~xmodal_losses.functional.barlow_twins`.
 
     Returns:
-        ``invariance``, Σ(1 − C_ii)², and ``redundancy``, Σ_{i≠j} C_ij²; both ≥ 0.
+        ``invariance``, Σ(1 − C_ii)², and ``redundancy``, Σ_{i≠j} C_ij²; both ≥ 0, and
+        both divided by D with ``scale="per_column"``.
     """
     pair = _pair(
         "barlow_twins_terms",
         z_a,
         z_b,
         eps,
+        scale,
         weight,
         reduction,
         group,
@@ -78,7 +88,7 @@ def barlow_twins_terms(
         exchange,
     )
     with precision.no_autocast(z_a):
-        return _terms(pair, eps, reduction)
+        return _terms(pair, eps, scale, reduction)
 
 
 def barlow_twins(
@@ -87,6 +97,7 @@ def barlow_twins(
     *,
     redundancy_weight: float = 5e-3,
     eps: float = 0.0,
+    scale: Scale = "published",
     weight: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
     group: ranks.Group | None = None,
@@ -105,6 +116,8 @@ def barlow_twins(
         redundancy_weight: λ ≥ 0.
         eps: Added to the (biased) variance of a column before its root is taken, as in
             batch normalisation; 0 is the paper's coefficient.
+        scale: ``"published"``, the sums of the paper, or ``"per_column"``, these over
+            D.
         weight: Weights ≥ 0 of the rows, ``(…, N)``; their scale does not matter. A row
             of weight 0 is as if it were not there.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
@@ -134,6 +147,8 @@ def barlow_twins(
         tensor(0.)
         >>> F.barlow_twins(z, -z)
         tensor(8.)
+        >>> F.barlow_twins(z, -z, scale="per_column")
+        tensor(4.)
     """
     checks.number("barlow_twins", "redundancy_weight", redundancy_weight, at_least=0.0)
     pair = _pair(
@@ -141,6 +156,7 @@ def barlow_twins(
         z_a,
         z_b,
         eps,
+        scale,
         weight,
         reduction,
         group,
@@ -148,27 +164,29 @@ def barlow_twins(
         exchange,
     )
     with precision.no_autocast(z_a):
-        return _loss(pair, redundancy_weight, eps, reduction)
+        return _loss(pair, redundancy_weight, eps, scale, reduction)
 
 
 def _loss(
     pair: moments.Pair,
     redundancy_weight: float,
     eps: float,
+    scale: Scale,
     reduction: reduce.Reduction,
 ) -> Tensor:
-    terms = _terms(pair, eps, reduction)
+    terms = _terms(pair, eps, scale, reduction)
     return terms.invariance + redundancy_weight * terms.redundancy
 
 
 def _terms(
-    pair: moments.Pair, eps: float, reduction: reduce.Reduction
+    pair: moments.Pair, eps: float, scale: Scale, reduction: reduce.Reduction
 ) -> BarlowTwinsTerms:
     one_minus_c, redundancy = pair.correlation(eps)
+    invariance = one_minus_c.square().sum(-1)
+    if scale == "per_column":
+        invariance, redundancy = invariance / pair.width, redundancy / pair.width
     return BarlowTwinsTerms(
-        reduce.problems(
-            one_minus_c.square().sum(-1), pair.present, reduction, pair.ranks
-        ),
+        reduce.problems(invariance, pair.present, reduction, pair.ranks),
         reduce.problems(redundancy, pair.present, reduction, pair.ranks),
     )
 
@@ -178,6 +196,7 @@ def _pair(
     z_a: Tensor,
     z_b: Tensor,
     eps: float,
+    scale: Scale,
     weight: Tensor | None,
     reduction: reduce.Reduction,
     group: ranks.Group | None,
@@ -185,6 +204,7 @@ def _pair(
     exchange: moments.Exchange | None,
 ) -> moments.Pair:
     checks.number(caller, "eps", eps, at_least=0.0)
+    checks.option(caller, "scale", scale, SCALES)
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
     everyone = ranks.joined(caller, group, grad_reduce, exchange, moments.EXCHANGES)
     least = 2 if everyone is None else 0
@@ -209,6 +229,7 @@ class BarlowTwinsLoss(nn.Module):
     Args:
         redundancy_weight: As in the function.
         eps: As in the function.
+        scale: As in the function.
         reduction: As in the function.
         gather: True: the default process group; or a process group, the ``group`` of
             the function. False: the batch is here.
@@ -234,6 +255,7 @@ class BarlowTwinsLoss(nn.Module):
         *,
         redundancy_weight: float = 5e-3,
         eps: float = 0.0,
+        scale: Scale = "published",
         reduction: reduce.Reduction = "mean",
         gather: bool | ranks.Group = False,
         grad_reduce: ranks.GradReduce = "mean",
@@ -243,9 +265,11 @@ class BarlowTwinsLoss(nn.Module):
         caller = "BarlowTwinsLoss"
         checks.number(caller, "redundancy_weight", redundancy_weight, at_least=0.0)
         checks.number(caller, "eps", eps, at_least=0.0)
+        checks.option(caller, "scale", scale, SCALES)
         checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
         self.redundancy_weight = redundancy_weight
         self.eps = eps
+        self.scale: Scale = scale
         self.reduction: reduce.Reduction = reduction
         ranks.check_module(caller, gather, grad_reduce, exchange, moments.EXCHANGES)
         self.gather = gather
@@ -261,6 +285,7 @@ class BarlowTwinsLoss(nn.Module):
             z_b,
             redundancy_weight=self.redundancy_weight,
             eps=self.eps,
+            scale=self.scale,
             weight=weight,
             reduction=self.reduction,
             group=ranks.of_module("BarlowTwinsLoss", self.gather),
@@ -269,7 +294,7 @@ class BarlowTwinsLoss(nn.Module):
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
-        return _loss(pair, self.redundancy_weight, self.eps, self.reduction)
+        return _loss(pair, self.redundancy_weight, self.eps, self.scale, self.reduction)
 
     def extra_repr(self) -> str:
         """Return the options."""
@@ -277,6 +302,7 @@ class BarlowTwinsLoss(nn.Module):
             self,
             "redundancy_weight",
             "eps",
+            "scale",
             "reduction",
             "gather",
             "grad_reduce",

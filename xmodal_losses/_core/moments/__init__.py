@@ -15,9 +15,12 @@ from xmodal_losses._core.moments.rows import (
     moments,
     variance,
 )
+from xmodal_losses._core.moments.shared import PAIRED, SAME_WIDTH, shared_pair
 
 __all__ = [
     "EXCHANGES",
+    "PAIRED",
+    "SAME_WIDTH",
     "Accumulator",
     "Directions",
     "Exchange",
@@ -28,5 +31,6 @@ __all__ = [
     "drop",
     "moments",
     "pair_of",
+    "shared_pair",
     "variance",
 ]

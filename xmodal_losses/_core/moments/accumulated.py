@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core.linalg import negligible
+from xmodal_losses._core.moments.energy import sum_of_squares
 from xmodal_losses._core.moments.pair import Pair, Spread
 from xmodal_losses._core.moments.products import Directions
+from xmodal_losses._core.moments.relative import share
 from xmodal_losses._core.moments.rows import drop
 from xmodal_losses._core.ranks import Ranks
 from xmodal_losses._core.reduce import inverse
@@ -52,7 +54,20 @@ class Summary(NamedTuple):
 
     def covariance_gap(self) -> Tensor:
         gap = self.moments["aa"] - self.moments["bb"]
-        return gap.square().sum((-2, -1)).to(self.dtype)
+        return sum_of_squares(gap).to(self.dtype)
+
+    def relative_covariance_gap(self) -> Tensor:
+        a, b = self.moments["aa"], self.moments["bb"]
+        sizes = sum_of_squares(a) + sum_of_squares(b)
+        return share(sum_of_squares(a - b), sizes).to(self.dtype)
+
+    def relative_mean_gap(self) -> Tensor:
+        between = self.moments["mean_gap"].square().sum(-1)
+        traces = (
+            self.moments[name].diagonal(dim1=-2, dim2=-1).sum(-1)
+            for name in ("aa", "bb")
+        )
+        return share(between, between + 2 * sum(traces)).to(self.dtype)
 
     def spreads(self) -> tuple[Spread, Spread]:
         a, b = (

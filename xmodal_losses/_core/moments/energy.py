@@ -22,14 +22,14 @@ _COLUMNS = 512  # in float64 at a time
 
 def gap(x: Tensor, y: Tensor) -> Tensor:
     """Return ‖XᵀX − YᵀY‖²_F, ``(…)``; X and Y may differ in their number of rows."""
-    route = _GapByRows if _by_rows(x, y, 3, differs=True) else _Gap
+    route = _GapByRows if by_rows(x, y, 3, differs=True) else _Gap
     value: Tensor = route.call(x, y)[0]
     return value
 
 
 def own(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the diagonal of XᵀX, ``(…, D)``, and Σ_{i≠j} (XᵀX)²_ij, ``(…)``."""
-    route = _OwnByRows if _by_rows(x, x, 2, differs=True) else _Own
+    route = _OwnByRows if by_rows(x, x, 2, differs=True) else _Own
     diagonal, off_diagonal, *_ = route.call(x)
     return diagonal, off_diagonal
 
@@ -47,12 +47,12 @@ def cross(x: Tensor, y: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Columns of unit length: with D ≥ 2N the energy off the diagonal is no less than
     # that on it, and float32 does for their difference.
-    route = _CrossByRows if _by_rows(x, y, 2, differs=False) else _Cross
+    route = _CrossByRows if by_rows(x, y, 2, differs=False) else _Cross
     one_minus, off_diagonal, *_ = route.call(x, y, lacking)
     return one_minus, off_diagonal
 
 
-def _by_rows(x: Tensor, y: Tensor, ratio: int, *, differs: bool) -> bool:
+def by_rows(x: Tensor, y: Tensor, ratio: int, *, differs: bool) -> bool:
     """Tell whether N×N products are cheaper, where D ≥ ratio·N on a CPU.
 
     ``differs`` says that the result is a difference of such products, which may cancel:
@@ -70,7 +70,7 @@ def _by_rows(x: Tensor, y: Tensor, ratio: int, *, differs: bool) -> bool:
     return d >= ratio * n
 
 
-def _sum_of_squares(x: Tensor) -> Tensor:
+def sum_of_squares(x: Tensor) -> Tensor:
     return x.square().sum((-2, -1))
 
 
@@ -88,7 +88,7 @@ def _wide_blocks(x: Tensor) -> Iterator[Tensor]:
     return (block.double() for block in torch.split(x, _COLUMNS, -1))
 
 
-def _scalar(grad: Tensor) -> Tensor:
+def scalar(grad: Tensor) -> Tensor:
     """Make the gradient of a value per problem one that multiplies matrices."""
     return grad[..., None, None]
 
@@ -99,7 +99,7 @@ class _Gap(Function):
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         difference = x.mT @ x - y.mT @ y
-        return _sum_of_squares(difference), difference
+        return sum_of_squares(difference), difference
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -111,7 +111,7 @@ class _Gap(Function):
         x, y, difference = ctx.saved_tensors
         if torch.is_grad_enabled():
             difference = x.mT @ x - y.mT @ y
-        slope = 4 * _scalar(grad) * difference
+        slope = 4 * scalar(grad) * difference
         need_x, need_y = ctx.needs_input_grad
         return x @ slope if need_x else None, -(y @ slope) if need_y else None
 
@@ -125,10 +125,8 @@ class _GapByRows(Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        k_xx, k_xy, k_yy = _grams(x, y)
-        value = (
-            _sum_of_squares(k_xx) + _sum_of_squares(k_yy) - 2 * _sum_of_squares(k_xy)
-        )
+        k_xx, k_xy, k_yy = grams(x, y)
+        value = sum_of_squares(k_xx) + sum_of_squares(k_yy) - 2 * sum_of_squares(k_xy)
         k_xx, k_xy, k_yy = (k.to(x.dtype) for k in (k_xx, k_xy, k_yy))
         return value.clamp_min(0.0).to(x.dtype), k_xx, k_xy, k_yy
 
@@ -141,8 +139,8 @@ class _GapByRows(Function):
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         x, y, k_xx, k_xy, k_yy = ctx.saved_tensors
         if torch.is_grad_enabled():
-            k_xx, k_xy, k_yy = (k.to(x.dtype) for k in _grams(x, y))
-        grad = 4 * _scalar(grad)
+            k_xx, k_xy, k_yy = (k.to(x.dtype) for k in grams(x, y))
+        grad = 4 * scalar(grad)
         grad_x = grad_y = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad * k_xx) @ x
@@ -153,7 +151,7 @@ class _GapByRows(Function):
         return grad_x, grad_y
 
 
-def _grams(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def grams(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return XXᵀ, XYᵀ and YYᵀ in float64."""
     k_xx = k_xy = k_yy = x.new_zeros((), dtype=torch.float64)
     for x_, y_ in zip(_wide_blocks(x), _wide_blocks(y), strict=True):
@@ -170,7 +168,7 @@ class _Own(Function):
         diagonal = product.diagonal(dim1=-2, dim2=-1)
         squares = diagonal.clone()
         diagonal.zero_()
-        return squares, _sum_of_squares(product), product
+        return squares, sum_of_squares(product), product
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -182,7 +180,7 @@ class _Own(Function):
         x, product = ctx.saved_tensors
         if torch.is_grad_enabled():
             product = _without_diagonal(x.mT @ x)
-        slope = 4 * _scalar(grad) * product + (2 * grad_diagonal).diag_embed()
+        slope = 4 * scalar(grad) * product + (2 * grad_diagonal).diag_embed()
         return x @ slope
 
 
@@ -197,7 +195,7 @@ class _OwnByRows(Function):
     def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gram = _gram(x)
         squares = torch.cat([b.square().sum(-2) for b in _wide_blocks(x)], -1)
-        off_diagonal = _sum_of_squares(gram) - squares.square().sum(-1)
+        off_diagonal = sum_of_squares(gram) - squares.square().sum(-1)
         return squares.to(x.dtype), off_diagonal.clamp_min(0.0).to(x.dtype), gram
 
     @staticmethod
@@ -210,7 +208,7 @@ class _OwnByRows(Function):
         x, gram = ctx.saved_tensors
         if torch.is_grad_enabled():
             gram = _gram(x)
-        grad = 4 * _scalar(grad).double()
+        grad = 4 * scalar(grad).double()
         gram = grad * gram
         blocks = []
         along = torch.split(grad_diagonal.unsqueeze(-2), _COLUMNS, -1)
@@ -236,7 +234,7 @@ class _Cross(Function):
     def forward(x: Tensor, y: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         product = x.mT @ y
         product.diagonal(dim1=-2, dim2=-1).zero_()
-        return _one_minus(x, y, lacking), _sum_of_squares(product), product
+        return _one_minus(x, y, lacking), sum_of_squares(product), product
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -248,7 +246,7 @@ class _Cross(Function):
         x, y, product = ctx.saved_tensors
         if torch.is_grad_enabled():
             product = _without_diagonal(x.mT @ y)
-        slope = 2 * _scalar(grad) * product - grad_one_minus.diag_embed()
+        slope = 2 * scalar(grad) * product - grad_one_minus.diag_embed()
         need_x, need_y, _ = ctx.needs_input_grad
         return y @ slope.mT if need_x else None, x @ slope if need_y else None, None
 
@@ -276,7 +274,7 @@ class _CrossByRows(Function):
         if torch.is_grad_enabled():
             k_x, k_y = x @ x.mT, y @ y.mT
         diagonal = (x * y).sum(-2)
-        grad = 2 * _scalar(grad)
+        grad = 2 * scalar(grad)
         along = -(grad_one_minus.unsqueeze(-2) + grad * diagonal.unsqueeze(-2))
         need_x, need_y, _ = ctx.needs_input_grad
         return (

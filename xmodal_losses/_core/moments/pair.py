@@ -54,6 +54,12 @@ class Pair(Protocol):
     def covariance_gap(self) -> Tensor:
         """Return ‖C_aa − C_bb‖²_F, ``(…)``."""
 
+    def relative_covariance_gap(self) -> Tensor:
+        """Return ‖C_aa − C_bb‖²_F / (‖C_aa‖²_F + ‖C_bb‖²_F), ``(…)``; 0/0 is 0."""
+
+    def relative_mean_gap(self) -> Tensor:
+        """Return ‖μ_a − μ_b‖² / (‖μ_a − μ_b‖² + 2 tr C_aa + 2 tr C_bb); 0/0 is 0."""
+
     def spreads(self) -> tuple[Spread, Spread]:
         """Return the spread of either batch."""
 

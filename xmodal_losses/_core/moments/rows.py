@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xmodal_losses._core import linalg, reduce
 from xmodal_losses._core.function import Function
-from xmodal_losses._core.moments import energy, products
+from xmodal_losses._core.moments import energy, products, relative
 from xmodal_losses._core.moments.pair import Spread
 from xmodal_losses._core.ranks import Ranks
 from xmodal_losses._core.reduce import inverse
@@ -255,6 +255,14 @@ class PairOfRows:
     def covariance_gap(self) -> Tensor:
         x, y = (_rows(*side, divide=True) for side in self._sides)
         return energy.gap(x, y)
+
+    def relative_covariance_gap(self) -> Tensor:
+        x, y = (_rows(*side, divide=True) for side in self._sides)
+        return relative.covariance_share(x, y)
+
+    def relative_mean_gap(self) -> Tensor:
+        x, y = (_rows(*side, divide=True) for side in self._sides)
+        return relative.mean_share(self.mean_gap(), x, y)
 
     def spreads(self) -> tuple[Spread, Spread]:
         a, b = (_rows(*side, divide=True) for side in self._sides)
