@@ -142,10 +142,10 @@ SIGNATURES = {
     "contrastive_center": "(z, labels, centers, *, delta=1.0, weight=None, "
     "reduction='mean', group=None, grad_reduce='mean')",
     "sup_con": "(z_a, z_b, labels_a, labels_b, *, temperature=0.07, variant='out', "
-    "normalize=True, weight_a=None, weight_b=None, reduction='mean', "
+    "intra_modal=True, normalize=True, weight_a=None, weight_b=None, reduction='mean', "
     "chunk_size=None, " + GROUP,
     "sincere": "(z_a, z_b, labels_a, labels_b, *, temperature=0.07, margin=0.0, "
-    "normalize=True, weight_a=None, weight_b=None, reduction='mean', "
+    "intra_modal=True, normalize=True, weight_a=None, weight_b=None, reduction='mean', "
     "chunk_size=None, " + GROUP,
     "hetero_center": "(z_a, z_b, labels_a, labels_b, *, margin=0.0, weight_a=None, "
     "weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
@@ -194,10 +194,10 @@ SIGNATURES = {
     "spread=None, reduction='mean', chunk_size=None, " + GATHER,
     "ContrastiveCenterLoss": "(num_classes, num_features, *, delta=1.0, "
     "reduction='mean', gather=False, grad_reduce='mean')",
-    "SupConLoss": "(*, temperature=0.07, variant='out', normalize=True, "
-    "reduction='mean', chunk_size=None, " + GATHER,
-    "SINCERELoss": "(*, temperature=0.07, margin=0.0, normalize=True, "
-    "reduction='mean', chunk_size=None, " + GATHER,
+    "SupConLoss": "(*, temperature=0.07, variant='out', intra_modal=True, "
+    "normalize=True, reduction='mean', chunk_size=None, " + GATHER,
+    "SINCERELoss": "(*, temperature=0.07, margin=0.0, intra_modal=True, "
+    "normalize=True, reduction='mean', chunk_size=None, " + GATHER,
     "HeteroCenterLoss": "(*, margin=0.0, reduction='mean', gather=False, "
     "grad_reduce='mean')",
     "HeteroCenterTripletLoss": "(*, margin=0.3, reduction='mean', gather=False, "

@@ -31,6 +31,44 @@ def test_a_class_for_each_pair_is_nt_xent(loss, options, temperature):
         assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("loss", "options"), LOSSES)
+def test_a_class_for_each_pair_is_infonce_across_modalities(loss, options):
+    z_a, z_b = two_samples((6, 6))
+    each = torch.arange(6)
+    options = options | {"intra_modal": False}
+    ours = with_grad(lambda a, b: loss(a, b, each, each, **options), z_a, z_b)
+    theirs = with_grad(F.info_nce, z_a, z_b)
+    for one, other in zip(ours, theirs, strict=True):
+        assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_across_modalities_inside_is_mil_nce():
+    """But for the count of positives, which is the same for all rows here."""
+    z_a, z_b = two_samples((6, 6))
+    bags = torch.arange(6) // 2
+    options = {"variant": "in", "intra_modal": False}
+    value = F.sup_con(z_a, z_b, bags, bags, **options)
+    gap = torch.log(torch.tensor(2.0, dtype=torch.float64))
+    assert_allclose(value - gap, F.mil_nce(z_a, z_b, ids=bags), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("loss", "options"), LOSSES)
+def test_across_modalities_a_class_of_one_modality_has_no_loss(loss, options):
+    z_a, z_b = two_samples((4, 3))
+    labels_a, labels_b = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 2])
+    rows = loss(
+        z_a,
+        z_b,
+        labels_a,
+        labels_b,
+        intra_modal=False,
+        reduction="none",
+        **options,
+    )
+    assert (rows[[0, 1, 5, 6]] == 0).all()
+    assert (rows[[2, 3, 4]] > 0).all()
+
+
 def test_inside_is_at_most_outside():
     z_a, z_b = two_samples((8, 7))
     labels = _labels(8, 7)

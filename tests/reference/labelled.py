@@ -4,7 +4,16 @@ import numpy as np
 
 
 def rows_of_both(
-    z_a, z_b, labels_a, labels_b, weight_a, weight_b, temperature, normalize, loss
+    z_a,
+    z_b,
+    labels_a,
+    labels_b,
+    weight_a,
+    weight_b,
+    temperature,
+    intra_modal,
+    normalize,
+    loss,
 ):
     """Return ``loss`` of every row, (…, N + M), and its weight.
 
@@ -30,6 +39,9 @@ def rows_of_both(
         there = weight[g] > 0
         for i in range(len(u)):
             others = [j for j in range(len(u)) if j != i and there[j]]
+            if not intra_modal:
+                first = labels_a.shape[-1]
+                others = [j for j in others if (i < first) != (j < first)]
             positives = [j for j in others if labels[g][j] == labels[g][i]]
             if there[i] and positives:
                 values[g][i] = loss(s, i, positives, others)

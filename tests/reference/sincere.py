@@ -13,6 +13,7 @@ def sincere(
     *,
     temperature=0.07,
     margin=0.0,
+    intra_modal=True,
     normalize=True,
     weight_a=None,
     weight_b=None,
@@ -32,6 +33,15 @@ def sincere(
         return np.mean(values)
 
     both = rows_of_both(
-        z_a, z_b, labels_a, labels_b, weight_a, weight_b, temperature, normalize, loss
+        z_a,
+        z_b,
+        labels_a,
+        labels_b,
+        weight_a,
+        weight_b,
+        temperature,
+        intra_modal,
+        normalize,
+        loss,
     )
     return weighted_mean(*both, reduction)

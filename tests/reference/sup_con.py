@@ -13,6 +13,7 @@ def sup_con(
     *,
     temperature=0.07,
     variant="out",
+    intra_modal=True,
     normalize=True,
     weight_a=None,
     weight_b=None,
@@ -30,6 +31,15 @@ def sup_con(
         return log - top - np.log(np.mean(np.exp(s[i, positives] - top)))
 
     both = rows_of_both(
-        z_a, z_b, labels_a, labels_b, weight_a, weight_b, temperature, normalize, loss
+        z_a,
+        z_b,
+        labels_a,
+        labels_b,
+        weight_a,
+        weight_b,
+        temperature,
+        intra_modal,
+        normalize,
+        loss,
     )
     return weighted_mean(*both, reduction)

@@ -40,6 +40,7 @@ def sincere(
     *,
     temperature: float | Tensor = 0.07,
     margin: float = 0.0,
+    intra_modal: bool = True,
     normalize: bool = True,
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
@@ -61,6 +62,8 @@ def sincere(
         temperature: τ > 0, a number or a tensor of shape ``()``, which gets its
             gradient.
         margin: ε ≥ 0, by how much a positive's logit should be above the negatives'.
+        intra_modal: Whether rows of one modality are compared, too. If not, positives
+            and negatives of a row are of the other modality.
         normalize: Scale rows to unit length first. A zero row stays zero, and gets no
             gradient.
         weight_a: Weights ≥ 0 of the rows' losses, ``(…, N)``. A row of weight 0 is as
@@ -99,6 +102,7 @@ def sincere(
         labels_a,
         labels_b,
         temperature=temperature,
+        intra_modal=intra_modal,
         normalize=normalize,
         weight_a=weight_a,
         weight_b=weight_b,
@@ -124,6 +128,7 @@ class SINCERELoss(nn.Module):
     Args:
         temperature: As in the function, a number.
         margin: As in the function.
+        intra_modal: As in the function.
         normalize: As in the function.
         reduction: As in the function.
         chunk_size: As in the function.
@@ -151,6 +156,7 @@ class SINCERELoss(nn.Module):
         *,
         temperature: float = 0.07,
         margin: float = 0.0,
+        intra_modal: bool = True,
         normalize: bool = True,
         reduction: reduce.Reduction = "mean",
         chunk_size: int | None = None,
@@ -162,10 +168,11 @@ class SINCERELoss(nn.Module):
         caller = "SINCERELoss"
         checks.number(caller, "temperature", temperature, above=0.0)
         checks.number(caller, "margin", margin, at_least=0.0)
-        pairs.check_labelled(caller, normalize, reduction, chunk_size)
+        pairs.check_labelled(caller, intra_modal, normalize, reduction, chunk_size)
         ranks.check_module(caller, gather, grad_reduce, exchange, pairs.EXCHANGES)
         self.temperature = float(temperature)
         self.margin = float(margin)
+        self.intra_modal = intra_modal
         self.normalize = normalize
         self.reduction: reduce.Reduction = reduction
         self.chunk_size = chunk_size
@@ -191,6 +198,7 @@ class SINCERELoss(nn.Module):
             labels_b,
             temperature=self.temperature,
             margin=self.margin,
+            intra_modal=self.intra_modal,
             normalize=self.normalize,
             weight_a=weight_a,
             weight_b=weight_b,
@@ -207,6 +215,7 @@ class SINCERELoss(nn.Module):
             self,
             "temperature",
             "margin",
+            "intra_modal",
             "normalize",
             "reduction",
             "chunk_size",

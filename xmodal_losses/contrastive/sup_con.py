@@ -12,7 +12,8 @@ other rows of the class of :math:`i`, in whichever modality:
         - \log \frac1{|P(i)|} \sum_{p \in P(i)} e^{s_{ip}} .
 
 The loss is the mean over the rows that have a positive. Where each class
-is one pair of rows, both are NT-Xent. The least value is not 0, since positives are
+is one pair of rows, both are NT-Xent; with ``intra_modal=False`` the sums go over the
+rows of the other modality, and both are InfoNCE. The least value is not 0, since positives are
 among the rows they are told from: :math:`\log |P(i)|` if all of them coincide.
 
 Numerics: the sums of positives are those of their rows, found by class. Cost:
@@ -43,6 +44,7 @@ def sup_con(
     *,
     temperature: float | Tensor = 0.07,
     variant: Variant = "out",
+    intra_modal: bool = True,
     normalize: bool = True,
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
@@ -65,6 +67,8 @@ def sup_con(
             gradient.
         variant: ``"out"``: the mean over positives outside of the logarithm; ``"in"``:
             inside.
+        intra_modal: Whether rows of one modality are compared, too. If not, positives
+            and negatives of a row are of the other modality.
         normalize: Scale rows to unit length first. A zero row stays zero, and gets no
             gradient.
         weight_a: Weights ≥ 0 of the rows' losses, ``(…, N)``. A row of weight 0 is as
@@ -103,6 +107,7 @@ def sup_con(
         labels_a,
         labels_b,
         temperature=temperature,
+        intra_modal=intra_modal,
         normalize=normalize,
         weight_a=weight_a,
         weight_b=weight_b,
@@ -130,6 +135,7 @@ class SupConLoss(nn.Module):
     Args:
         temperature: As in the function, a number.
         variant: As in the function.
+        intra_modal: As in the function.
         normalize: As in the function.
         reduction: As in the function.
         chunk_size: As in the function.
@@ -157,6 +163,7 @@ class SupConLoss(nn.Module):
         *,
         temperature: float = 0.07,
         variant: Variant = "out",
+        intra_modal: bool = True,
         normalize: bool = True,
         reduction: reduce.Reduction = "mean",
         chunk_size: int | None = None,
@@ -168,10 +175,11 @@ class SupConLoss(nn.Module):
         caller = "SupConLoss"
         checks.number(caller, "temperature", temperature, above=0.0)
         checks.option(caller, "variant", variant, VARIANTS)
-        pairs.check_labelled(caller, normalize, reduction, chunk_size)
+        pairs.check_labelled(caller, intra_modal, normalize, reduction, chunk_size)
         ranks.check_module(caller, gather, grad_reduce, exchange, pairs.EXCHANGES)
         self.temperature = float(temperature)
         self.variant: Variant = variant
+        self.intra_modal = intra_modal
         self.normalize = normalize
         self.reduction: reduce.Reduction = reduction
         self.chunk_size = chunk_size
@@ -197,6 +205,7 @@ class SupConLoss(nn.Module):
             labels_b,
             temperature=self.temperature,
             variant=self.variant,
+            intra_modal=self.intra_modal,
             normalize=self.normalize,
             weight_a=weight_a,
             weight_b=weight_b,
@@ -213,6 +222,7 @@ class SupConLoss(nn.Module):
             self,
             "temperature",
             "variant",
+            "intra_modal",
             "normalize",
             "reduction",
             "chunk_size",

@@ -36,7 +36,7 @@ class Contrast(NamedTuple):
     exclude: Tensor | None = None  # (…, N, N) bool: no negatives
     ids: Tensor | None = None  # (…, N): nor are rows with one id
     positions: Tensor | None = None  # (…, N, P): nor rows of a group within `radius`
-    radius: float = 0.0
+    radius: float | None = 0.0  # None: what positions tell is `kept_radius` alone
     kept: Tensor | None = None  # (…, N, N) bool: they are, whatever tells not to
     kept_radius: float | None = None  # so are rows of a group within it
     only: bool = False  # the reverse: pairs that nothing else leaves out

@@ -15,7 +15,11 @@ from xmodal_losses._core.ranks import GradReduce, Group, joined
 
 
 class Labelled(NamedTuple):
-    """The rows of a and b, ``(…, N + M, D)``, each against all others."""
+    """The rows of a and b, ``(…, N + M, D)``, each against all others.
+
+    Or, if the contrast has positions, against those of the other modality alone: these
+    tell which it is.
+    """
 
     contrast: Contrast  # of the rows with themselves
     numbers: Tensor  # (…, N + M): equal for equal labels, on whichever rank
@@ -27,12 +31,24 @@ class Labelled(NamedTuple):
         """Return the sum of each row's logits with its positives."""
         contrast = self.contrast
         across = () if contrast.walk is None else contrast.walk[:2]
-        others = others_of_class(contrast.y, self.all_numbers, *across)
-        return (contrast.x * others).sum(-1)
+        if contrast.positions is None:
+            others = others_of_class(contrast.y, self.all_numbers, *across)
+            return (contrast.x * others).sum(-1)
+        total = torch.zeros_like(contrast.x)
+        for which in (0, 1):  # the sums of either modality, for rows of the other
+            of_this = contrast.positions == which
+            rows = contrast.y.masked_fill(~of_this, 0.0)
+            sums = others_of_class(rows, self.all_numbers, *across)
+            total = total + sums.masked_fill(of_this, 0.0)
+        return (contrast.x * total).sum(-1)
 
     def of_class(self, same: bool) -> Contrast:
         """Return each row against the others of its class, or of any other class."""
-        return self.contrast.replaced(ids=self.numbers, only=same)
+        contrast = self.contrast.replaced(ids=self.numbers, only=same)
+        if same and contrast.positions is not None:
+            # Pairs of one class count, but for those of one modality.
+            return contrast.replaced(radius=None, kept_radius=0.0)
+        return contrast
 
     def mean(self, total: Tensor) -> Tensor:
         """Return a total over the positives, over their number."""
@@ -52,6 +68,7 @@ def labelled(
     labels_b: Tensor,
     *,
     temperature: float | Tensor,
+    intra_modal: bool,
     normalize: bool,
     weight_a: Tensor | None,
     weight_b: Tensor | None,
@@ -62,7 +79,7 @@ def labelled(
     exchange: Exchange | None,
 ) -> Labelled:
     """Check, and return the rows of both modalities with what is known of them."""
-    check_labelled(caller, normalize, reduction, chunk_size)
+    check_labelled(caller, intra_modal, normalize, reduction, chunk_size)
     checks.positive_scalar(caller, "temperature", temperature)
     ranks = joined(caller, group, grad_reduce, exchange, EXCHANGES)
     least = 1 if ranks is None else 0
@@ -88,16 +105,28 @@ def labelled(
         walk = meet(caller, ranks, exchange, rows, z_b, "group", told)
 
     valid = weight != 0
-    everyone, present = labels, valid
+    modality = torch.cat((torch.zeros_like(labels_a), torch.ones_like(labels_b)), -1)
+    everyone, present, modalities = labels, valid, modality
     start, size = 0, labels.shape[-1]
     if walk is not None:
-        everyone = torch.cat(walk.ranks.gather(labels, walk.counts, 0))
-        present = torch.cat(walk.ranks.gather(valid, walk.counts, 0))
+        everyone, present, modalities = (
+            torch.cat(walk.ranks.gather(some, walk.counts, 0))
+            for some in (labels, valid, modality)
+        )
         start = sum(walk.counts[: walk.ranks.rank])
     all_numbers = class_numbers(everyone)
     numbers = all_numbers.narrow(-1, start, size)
-    totals = class_totals(present.to(dtype), all_numbers, all_numbers.shape[-1])
-    positives = totals.gather(-1, numbers) - 1
+
+    def others(some: Tensor) -> Tensor:
+        """Return how many there are in the class of each row."""
+        totals = class_totals(some.to(dtype), all_numbers, all_numbers.shape[-1])
+        return totals.gather(-1, numbers)
+
+    if intra_modal:
+        positives = others(present) - 1
+    else:
+        of_a, of_b = (others(present & (modalities == which)) for which in (0, 1))
+        positives = torch.where(modality == 0, of_b, of_a)
 
     with precision.no_autocast(rows):
         if normalize:
@@ -111,6 +140,7 @@ def labelled(
             x=rows / temperature,
             y=rows,
             both=False,
+            positions=None if intra_modal else modality.to(dtype).unsqueeze(-1),
             valid=valid if some else None,
             narrow=precision.narrow_products(z_a, z_b),
             bound=bound,
@@ -123,9 +153,14 @@ def labelled(
 
 
 def check_labelled(
-    caller: str, normalize: object, reduction: object, chunk_size: object
+    caller: str,
+    intra_modal: object,
+    normalize: object,
+    reduction: object,
+    chunk_size: object,
 ) -> None:
     """Check what is no tensor."""
+    checks.flag(caller, "intra_modal", intra_modal)
     checks.flag(caller, "normalize", normalize)
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
     if chunk_size is not None:

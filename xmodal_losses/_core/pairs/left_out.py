@@ -32,7 +32,7 @@ class LeftOut(NamedTuple):
     guide: Tensor | None = None
     guide_y: Tensor | None = None
     ceiling: Tensor | None = None
-    radius: float = 0.0
+    radius: float | None = 0.0
     kept_radius: float | None = None  # rows within it count whatever tells not to
     # Rows i // width come from one image: what is dense, and `positions`, tell of these
     # only.
