@@ -11,10 +11,10 @@ other rows of the class of :math:`i`, in whichever modality:
     \ell_i^{\text{in}} = \log \sum_{j \ne i} e^{s_{ij}}
         - \log \frac1{|P(i)|} \sum_{p \in P(i)} e^{s_{ip}} .
 
-The loss is the mean over the rows that have a positive. Where each class
-is one pair of rows, both are NT-Xent; with ``intra_modal=False`` the sums go over the
-rows of the other modality, and both are InfoNCE. The least value is not 0, since positives are
-among the rows they are told from: :math:`\log |P(i)|` if all of them coincide.
+The loss is the mean over the rows that have a positive. Where each class is one pair of
+rows, both are NT-Xent; with ``intra_modal=False`` the sums go over the rows of the other
+modality, and both are InfoNCE. The least value is not 0, since positives are among the
+rows they are told from: :math:`\log |P(i)|` if all of them coincide.
 
 Numerics: the sums of positives are those of their rows, found by class. Cost:
 O((N + M)² D) time, O((N + M) D) memory and a tile of the logits; ``"in"`` takes twice
