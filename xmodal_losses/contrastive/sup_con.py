@@ -12,7 +12,7 @@ other rows of the class of :math:`i`, in whichever modality:
         - \log \frac1{|P(i)|} \sum_{p \in P(i)} e^{s_{ip}} .
 
 The loss is the mean over the rows that have a positive. Where each class is one pair of
-rows, both are NT-Xent; with ``intra_modal=False`` the sums go over the rows of the other
+rows, both are NT-Xent; with ``intra_modal=False`` the sums go over rows of the other
 modality, and both are InfoNCE. The least value is not 0, since positives are among the
 rows they are told from: :math:`\log |P(i)|` if all of them coincide.
 
