@@ -16,6 +16,8 @@ import xmodal_losses.functional as F
 from harness import MASKS, Case, drawn, to_torch, value_and_grad
 from specs import BY_NAME, each_case, each_covering_case, each_loss
 
+#: What is given in the call because it belongs to the batch.
+TOLD = (*MASKS, "guide", "extra")
 VIEWS = ("z_a", "z_b", "labels_a", "labels_b")
 
 
@@ -51,10 +53,10 @@ def test_signatures_agree(spec):
     assert {"gather"} <= set(init)
     options = {n: p for n, p in function.items() if n not in (*VIEWS, "group")}
     for name, parameter in options.items():
-        place = forward if name in (*spec.weights, *MASKS) else init
+        place = forward if name in (*spec.weights, *TOLD) else init
         assert name in place, name
         assert place[name].default == parameter.default, name
-    tensors = {"self", *VIEWS, *spec.weights, *MASKS}
+    tensors = {"self", *VIEWS, *spec.weights, *TOLD}
     assert set(forward) <= tensors
 
 
