@@ -18,7 +18,8 @@ from counting import Work
 from tolerances import SAME
 from xmodal_losses._core import precision
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.log_sum_exp import Plan, Sides, Slopes, sides
+from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes, sides
+from xmodal_losses._core.pairs.logits import Plan
 from xmodal_losses._core.pairs.one_pass import weighted_sum
 from xmodal_losses._core.pairs.tiles import Tiling, square, strips
 

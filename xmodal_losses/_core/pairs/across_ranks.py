@@ -16,13 +16,8 @@ from torch import Tensor
 from xmodal_losses._core import checks
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.log_sum_exp import (
-    Plan,
-    Sides,
-    Slopes,
-    gradients,
-    reduced,
-)
+from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes, gradients, reduced
+from xmodal_losses._core.pairs.logits import Plan
 from xmodal_losses._core.ranks import Ranks, refuse_twice
 
 Negatives: TypeAlias = Literal["group", "all", "cross"]

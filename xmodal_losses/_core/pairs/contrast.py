@@ -17,7 +17,8 @@ from xmodal_losses._core.pairs.across_ranks import (
 )
 from xmodal_losses._core.pairs.extra import ExtraNegatives, problem
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.log_sum_exp import BOUND, Plan, Sides, sides
+from xmodal_losses._core.pairs.log_sum_exp import Sides, sides
+from xmodal_losses._core.pairs.logits import BOUND, Plan
 from xmodal_losses._core.pairs.one_pass import Lengths, RowLoss, weighted_sum
 from xmodal_losses._core.pairs.tiles import Tiling, square, strips
 from xmodal_losses._core.ranks import Ranks

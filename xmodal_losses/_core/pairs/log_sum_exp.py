@@ -6,49 +6,16 @@ and a tile of memory. Any loss that depends on the logits through these and the
 positives can be put on top. Sums of softplus may take the place of log-sum-exps.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from xmodal_losses._core import precision
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import TENSORS, LeftOut
-from xmodal_losses._core.pairs.products import (
-    add_product,
-    cat,
-    joined,
-    operand,
-    product,
-    take,
-)
-from xmodal_losses._core.pairs.tiles import Tiling
-
-
-class Plan(NamedTuple):
-    """How to go through the logits, and what is asked of them."""
-
-    tiling: Tiling
-    both: bool  # columns, too
-    bounded: bool  # |logit| ≤ BOUND
-    peaks: bool = False
-    narrow: bool = False  # operands of products in bfloat16
-    softplus: bool = False  # sums of softplus in place of log-sum-exps
-    shift: float = 0.0  # of all logits
-
-    def merged(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the total of two parts whose totals are known."""
-        return a + b if self.softplus else torch.logaddexp(a, b)
-
-    def nothing(self, like: Tensor) -> Tensor:
-        """Return the total of no logits at all."""
-        return like.new_full((), 0.0 if self.softplus else -torch.inf)
-
-
-# exp(±40) is far from both ends of float32, and so is a sum of any number of them: up
-# to here exponentials need no shift by the maximum, and rows and columns share them.
-BOUND = 40.0
+from xmodal_losses._core.pairs.logits import Plan, logits, totals
+from xmodal_losses._core.pairs.products import add_product, cat, joined, operand, take
 
 
 class Sides(NamedTuple):
@@ -233,65 +200,3 @@ def gradients(
         all_x += [joined(grad_x)] if need[0] else []
         all_y += [joined(grad_y)] if need[1] else []
     return cat(all_x, 0) if need[0] else None, cat(all_y, 0) if need[1] else None
-
-
-def logits(
-    x: Tensor,
-    y: Tensor,
-    left_out: LeftOut,
-    plan: Plan,
-    groups: slice,
-    i: slice,
-    j: slice,
-) -> tuple[Tensor, Tensor | None]:
-    """Return a tile of the logits, −inf where no negative, and its positives if any.
-
-    x and y are the rows of the tile, the slices say where it lies.
-    """
-    t = product(x, y.mT)
-    if plan.shift:
-        t = t + plan.shift
-    on = None
-    offset = i.start - j.start
-    if left_out.paired and -t.shape[-2] < offset < t.shape[-1]:  # it meets the diagonal
-        diagonal = t.diagonal(offset, 1, 2)
-        on = diagonal.clone()
-        diagonal.fill_(-torch.inf)
-    mask = left_out.tile(groups, i, j, t)
-    if left_out.floor is not None:
-        low = t < left_out.floor[groups, i, None]
-        mask = low if mask is None else mask | low
-    return (t if mask is None else t.masked_fill(mask, -torch.inf)), on
-
-
-class Side(NamedTuple):
-    """The exponentials of a tile, as rows or as columns see them."""
-
-    exp: Tensor  # (G, N, M): exp(logits − shift)
-    total: Tensor  # (G, N) or (G, M): their sums
-    log: Tensor  # the log-sum-exps
-
-
-def exponentials(t: Tensor, plan: Plan) -> Iterator[Side]:
-    """Yield what is known of the rows, and maybe columns; overwrites the logits."""
-    dims = (-1, -2) if plan.both else (-1,)
-    if plan.bounded:
-        t = t.exp_()
-    for dim in dims:
-        if plan.bounded:
-            total = t.sum(dim)
-            yield Side(t, total, total.log())
-        else:
-            # The maximum; where all are −inf, a finite number.
-            shift = t.amax(dim, keepdim=True).clamp_min(torch.finfo(t.dtype).min)
-            e = (t.sub_(shift) if dim == dims[-1] else t - shift).exp_()
-            total = e.sum(dim)
-            yield Side(e, total, total.log() + shift.squeeze(dim))
-
-
-def totals(t: Tensor, plan: Plan) -> list[Tensor]:
-    """Return the totals of the rows and maybe columns; may overwrite the logits."""
-    if plan.softplus:
-        t = precision.softplus(t)
-        return [t.sum(dim) for dim in ((-1, -2) if plan.both else (-1,))]
-    return [side.log for side in exponentials(t, plan)]

@@ -14,16 +14,8 @@ from torch import Tensor
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.linalg import unit_and_factor, unit_gradient, unit_with_factor
 from xmodal_losses._core.pairs.left_out import TENSORS, LeftOut
-from xmodal_losses._core.pairs.log_sum_exp import (
-    Plan,
-    Sides,
-    Slopes,
-    exponentials,
-    gradients,
-    logits,
-    sides,
-    totals,
-)
+from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes, gradients, sides
+from xmodal_losses._core.pairs.logits import Plan, exponentials, logits, totals
 from xmodal_losses._core.pairs.products import cat, operand, product, take
 
 RowLoss: TypeAlias = Callable[[Sides], tuple[Tensor, Slopes]]
