@@ -18,7 +18,7 @@ class Plan(NamedTuple):
     tiling: Tiling
     both: bool  # columns, too
     bounded: bool  # |logit| ≤ BOUND
-    peaks: bool = False
+    measured: bool = False  # both sides of N = M rows, in square tiles
     narrow: bool = False  # operands of products in bfloat16
     softplus: bool = False  # sums of softplus in place of log-sum-exps
     shift: float = 0.0  # of all logits
@@ -26,10 +26,6 @@ class Plan(NamedTuple):
     def merged(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the total of two parts whose totals are known."""
         return a + b if self.softplus else torch.logaddexp(a, b)
-
-    def nothing(self, like: Tensor) -> Tensor:
-        """Return the total of no logits at all."""
-        return like.new_full((), 0.0 if self.softplus else -torch.inf)
 
 
 # exp(±40) is far from both ends of float32, and so is a sum of any number of them: up
@@ -72,6 +68,7 @@ class Side(NamedTuple):
     exp: Tensor  # (G, N, M): exp(logits − shift)
     total: Tensor  # (G, N) or (G, M): their sums
     log: Tensor  # the log-sum-exps
+    shift: Tensor | None = None  # of the sides; None is 0
 
 
 def exponentials(t: Tensor, plan: Plan) -> Iterator[Side]:
@@ -87,8 +84,8 @@ def exponentials(t: Tensor, plan: Plan) -> Iterator[Side]:
             # The maximum; where all are −inf, a finite number.
             shift = t.amax(dim, keepdim=True).clamp_min(torch.finfo(t.dtype).min)
             e = (t.sub_(shift) if dim == dims[-1] else t - shift).exp_()
-            total = e.sum(dim)
-            yield Side(e, total, total.log() + shift.squeeze(dim))
+            total, shift = e.sum(dim), shift.squeeze(dim)
+            yield Side(e, total, total.log() + shift, shift)
 
 
 def totals(t: Tensor, plan: Plan) -> list[Tensor]:
