@@ -49,7 +49,7 @@ class Tiling(NamedTuple):
 def square(n: int, m: int, chunk_size: int | None, like: Tensor) -> Tiling:
     """Return tiles of at most edge² entries; small problems share one."""
     size = edge(like, chunk_size)
-    rows, columns = min(n, size), min(m, size)
+    rows, columns = (max(1, min(count, size)) for count in (n, m))
     return Tiling(max(1, size**2 // (rows * columns)), rows, columns)
 
 
