@@ -96,6 +96,7 @@ def test_version_is_one():
         ("docs", "quickstart.md"),
         ("docs", "large_batch.md"),
         ("docs", "queue.md"),
+        ("docs", "diagnostics.md"),
     ],
     ids="/".join,
 )

@@ -439,3 +439,31 @@ def test_summary_checks_its_options(options, exception, argument):
 def test_summary_of_no_retrievals():
     terms = F.info_nce_terms(*_random(4))
     assert not any("top" in k for k in terms.summary(temperature=0.07, top=()))
+
+
+# What the page says -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dim", "temperature"), [(128, 0.07), (64, 0.2), (256, 0.1)])
+def test_numbers_by_chance(dim, temperature):
+    n = 1500
+    terms = F.info_nce_terms(*_random(n, dim), temperature=temperature)
+    found = terms.summary(temperature=temperature, top=(150,))
+    share = math.exp(-1 / (dim * temperature**2))
+    for side in SIDES:
+        assert_allclose(found[f"top_150_{side}"], 0.1, atol=0.03)
+        effective = found[f"effective_negatives_{side}"] / found[f"negatives_{side}"]
+        assert_allclose(effective, share, rtol=0.2)  # of few rows
+        assert abs(found[f"negative_similarity_{side}"]) < 1e-3
+        assert found[f"saturated_{side}"] == 0
+    assert abs(found["positive_similarity"]) < 0.01
+
+
+def test_a_cross_entropy_is_zero_where_rows_are_saturated():
+    """And not far above: the constant is that of float32."""
+    for gap, zero in ((-17.0, True), (-16.0, False)):
+        logits = torch.tensor([[0.0, gap]], requires_grad=True)
+        value = torch.nn.functional.cross_entropy(logits, torch.tensor([0]))
+        (grad,) = torch.autograd.grad(value, logits)
+        assert (value == 0) == zero
+        assert (grad[0, 0] == 0) == zero

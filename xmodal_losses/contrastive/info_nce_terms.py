@@ -29,7 +29,7 @@ __all__ = ["InfoNCETerms", "info_nce_terms"]
 
 # Below this gap between negatives and positive, 1 + exp(gap) is 1 in float32 (which
 # rounds to multiples of 2⁻²³ there: from −24 log 2 = −16.6 on), so that a cross entropy
-# and its gradient are 0.
+# is 0, and so is its gradient in the positive.
 SATURATED = -17.0
 
 
@@ -98,8 +98,8 @@ class InfoNCETerms(NamedTuple):
             have negatives, ``negative_similarity_*`` is the mean similarity of the
             negatives, ``negatives_*`` and ``effective_negatives_*`` their number and
             effective number, ``saturated_*`` the share whose loss is below exp(−17),
-            which in a float32 cross entropy is 0 and pulls no more. 0 where no row
-            counts.
+            where a float32 cross entropy is 0 and pulls partners no more. 0 where no
+            row counts.
 
         Raises:
             TypeError: If an option is of another type.
