@@ -316,6 +316,15 @@ def test_effective_numbers_are_of_negatives(temperature, scale, rows, chunk_size
         assert_allclose(effective, getattr(exact, name), rtol=rtol)
 
 
+@pytest.mark.parametrize("temperature", [0.01, 0.06, 0.5])
+def test_one_negative_is_one(temperature):
+    """Exactly, though its exponential and the square of it are rounded."""
+    z_a, z_b = _random(2, lead=(300,), dtype=torch.float32)
+    terms = F.info_nce_terms(z_a, z_b, temperature=temperature)
+    assert (terms.effective_negatives_a == 1).all()
+    assert (terms.effective_negatives_b == 1).all()
+
+
 @pytest.mark.parametrize("temperature", [0.019, 0.026, 0.051, 1.0])
 def test_squares_of_exponentials_stay_in_range(temperature):
     """Half of the bound is left to logits whose squared exponentials are summed."""
