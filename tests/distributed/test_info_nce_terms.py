@@ -76,6 +76,18 @@ def test_collapsed_embeddings_find_nothing(pools, exchange):
         assert_allclose(summary["effective_negatives_b_to_a"], 39, rtol=1e-5)
 
 
+@pytest.mark.parametrize("exchange", PAIRS)
+def test_squares_beyond_the_range_of_float32(pools, exchange):
+    inputs = {k: z.astype(np.float32) for k, z in _inputs((), {}).items()}
+    expected = F.info_nce_terms(**to_torch(inputs, grad=False), temperature=0.01)
+    counts = counts_of(inputs, 2, 1)
+    options = {"temperature": 0.01, "exchange": exchange}
+    answers = pools(2)(jobs.terms, inputs, counts, options)
+    for name in ("effective_negatives_a", "effective_negatives_b"):
+        ours = np.concatenate([found[name] for found, _ in answers])
+        assert_allclose(ours, getattr(expected, name), rtol=1e-4)
+
+
 def test_no_rows_on_any_rank(pools):
     inputs = {name: array[:0] for name, array in _inputs((), {}).items()}
     for found, summary in pools(2)(

@@ -212,6 +212,14 @@ def test_duplicates_are_ties(chunk_size, negatives, dtype):
     assert (terms.rank_b_to_a == found[1]).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_zero_row_is_like_no_row_and_like_all(dtype):
+    z = torch.eye(5, dtype=dtype)
+    z[2] = 0
+    terms = F.info_nce_terms(z, z)
+    assert terms.rank_a_to_b.tolist() == terms.rank_b_to_a.tolist() == [0, 0, 4, 0, 0]
+
+
 def test_what_is_beyond_rounding_is_no_tie():
     z = torch.eye(4, dtype=torch.float64)
     for gap, rank in ((1e-12, 0), (1e-17, 1)):
