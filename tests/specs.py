@@ -22,6 +22,7 @@ from reference import (
     hetero_center,
     hetero_center_triplet,
     info_nce,
+    info_nce_terms,
     kernels,
     mil_nce,
     mmd,
@@ -54,6 +55,10 @@ SPECS = (
         reference=info_nce.info_nce,
         cases=tuple(grids.info_nce()),
         naive=plain.info_nce,
+        terms=(
+            info_nce_terms.info_nce_terms,
+            ("temperature", "normalize", "negatives", "exclude_radius", "chunk_size"),
+        ),
         joint=lambda options: options.get("negatives", "group") != "group",
         per_row=True,
         bounds=lambda rows, dim: (0.0, np.log(rows) + 2 / 0.07),

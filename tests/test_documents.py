@@ -101,6 +101,7 @@ def test_version_is_one():
     [
         ("README.md",),
         ("docs", "index.md"),
+        ("docs", "diagnostics.md"),
         ("docs", "quickstart.md"),
         ("docs", "large_batch.md"),
         ("docs", "queue.md"),

@@ -8,11 +8,8 @@ from xmodal_losses.contrastive.debiased import debiased
 from xmodal_losses.contrastive.decoupled import decoupled
 from xmodal_losses.contrastive.hetero_center import hetero_center
 from xmodal_losses.contrastive.hetero_center_triplet import hetero_center_triplet
-from xmodal_losses.contrastive.info_nce import (
-    InfoNCETerms,
-    info_nce,
-    info_nce_terms,
-)
+from xmodal_losses.contrastive.info_nce import info_nce
+from xmodal_losses.contrastive.info_nce_terms import InfoNCETerms, info_nce_terms
 from xmodal_losses.contrastive.mil_nce import mil_nce
 from xmodal_losses.contrastive.nt_xent import nt_xent
 from xmodal_losses.contrastive.sigmoid import sigmoid_contrastive

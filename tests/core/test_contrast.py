@@ -18,7 +18,9 @@ from counting import Work
 from tolerances import SAME
 from xmodal_losses._core import precision
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.log_sum_exp import Plan, Sides, Slopes, sides
+from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes, sides
+from xmodal_losses._core.pairs.logits import Plan
+from xmodal_losses._core.pairs.measures import Measures
 from xmodal_losses._core.pairs.one_pass import weighted_sum
 from xmodal_losses._core.pairs.tiles import Tiling, square, strips
 
@@ -32,19 +34,19 @@ def _batches(scale=1.0, seed=0):
     return x.requires_grad_(), y.requires_grad_()
 
 
-def _left_out(kind, seed=1):
+def _left_out(kind, seed=1, m=M):
     g = torch.Generator().manual_seed(seed)
     if kind == "none":
         return LeftOut()
-    dense = torch.rand(GROUPS, N, M, generator=g) < 0.3
+    dense = torch.rand(GROUPS, N, m, generator=g) < 0.3
     dense[0, 0] = True  # a row without negatives
     vectors = {
         "ids": torch.randint(3, (GROUPS, N), generator=g),
-        "ids_y": torch.randint(3, (GROUPS, M), generator=g),
+        "ids_y": torch.randint(3, (GROUPS, m), generator=g),
         "positions": torch.rand(GROUPS, N, 2, generator=g),
-        "positions_y": torch.rand(GROUPS, M, 2, generator=g),
+        "positions_y": torch.rand(GROUPS, m, 2, generator=g),
         "valid": torch.rand(GROUPS, N, generator=g) < 0.8,
-        "valid_y": torch.rand(GROUPS, M, generator=g) < 0.8,
+        "valid_y": torch.rand(GROUPS, m, generator=g) < 0.8,
         "radius": 0.3,
     }
     return {
@@ -54,10 +56,10 @@ def _left_out(kind, seed=1):
     }[kind]
 
 
-def _plainly(x, y, left_out):
+def _plainly(x, y, left_out, measured=False):
     """Return the sides, by the shortest way."""
     logits = x @ y.mT
-    out = torch.eye(N, M, dtype=torch.bool).expand_as(logits).clone()
+    out = torch.eye(N, y.shape[1], dtype=torch.bool).expand_as(logits).clone()
     if left_out.dense is not None:
         out |= left_out.dense
     if left_out.ids is not None:
@@ -66,13 +68,23 @@ def _plainly(x, y, left_out):
         distance = gap.abs().amax(-1)
         out |= distance <= left_out.radius
         out |= ~left_out.valid[:, :, None] | ~left_out.valid_y[:, None]
-    scores = logits.masked_fill(out, -torch.inf)
     finite = torch.where(out, -1e4, logits)  # whose log-sum-exp has gradients
     positive = logits.diagonal(dim1=1, dim2=2)
     logs = [
         torch.where(out.all(dim), -torch.inf, finite.logsumexp(dim)) for dim in (-1, -2)
     ]
-    return Sides(positive, *logs, scores.amax(-1), scores.amax(-2))
+    if not measured:
+        return Sides(positive, *logs)
+    measures = [
+        Measures(
+            ((logits >= positive.unsqueeze(dim)) & ~out).sum(dim),
+            (~out).sum(dim),
+            logits.masked_fill(out, 0.0).sum(dim),
+            torch.where(out, -torch.inf, 2 * logits).logsumexp(dim),
+        )
+        for dim in (-1, -2)
+    ]
+    return Sides(positive, *logs, *measures)
 
 
 def _row_loss(found):
@@ -102,19 +114,45 @@ def test_two_passes(mask, both, bounded, scale, tiling):
     x, y = _batches(scale)
     left_out = _left_out(mask)
     expected = _plainly(x, y, left_out)
-    found = sides(x, y, left_out, Plan(tiling, both, bounded, peaks=True))
+    found = sides(x, y, left_out, Plan(tiling, both, bounded))
     if not both:
-        expected = expected._replace(columns=None, column_peaks=None)
+        expected = expected._replace(columns=None)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours is None) == (theirs is None)
         if ours is not None:
             assert_allclose(ours.detach(), theirs.detach(), **SAME)
+    _assert_same_gradients(found, expected, x, y, scale)
+
+
+def _assert_same_gradients(found, expected, x, y, scale):
     ours, theirs = (
         torch.autograd.grad(_row_loss(side)[0].square().sum(), (x, y))
         for side in (found, expected)
     )
     for a, b in zip(ours, theirs, strict=True):
         assert_allclose(a, b, rtol=1e-12, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("edge", [1, 2, 3, N])
+@pytest.mark.parametrize("groups", [1, 2, GROUPS])
+@pytest.mark.parametrize(("scale", "bounded"), SCALES)
+@pytest.mark.parametrize("mask", ["none", "dense", "vectors", "both"])
+def test_measures(mask, bounded, scale, groups, edge):
+    """They come beside the sides and their gradients, and have none."""
+    x, y = _batches(scale)
+    y = y.detach()[:, :N].contiguous().requires_grad_()
+    left_out = _left_out(mask, m=N)
+    expected = _plainly(x, y, left_out, measured=True)
+    plan = Plan(Tiling(groups, edge, edge), True, bounded, measured=True)
+    found = sides(x, y, left_out, plan)
+    for ours, theirs in zip(found[:3], expected[:3], strict=True):
+        assert_allclose(ours.detach(), theirs.detach(), **SAME)
+    for ours, theirs in zip(found[3:], expected[3:], strict=True):
+        for name, one, other in zip(ours._fields, ours, theirs, strict=True):
+            assert not one.requires_grad
+            assert one.dtype == other.dtype, name
+            assert_allclose(one, other.detach(), **SAME, err_msg=name)
+    _assert_same_gradients(found, expected, x, y, scale)
 
 
 @pytest.mark.parametrize("rows", [1, 3, N])
@@ -270,6 +308,21 @@ def test_no_tensor_is_larger_than_tiles_and_inputs(symmetric, reduction):
         value.sum().backward()
     # A strip may be four tiles large.
     assert work.largest <= max(n * d, 4 * chunk**2)
+
+
+@pytest.mark.parametrize("negatives", ["group", "all", "cross"])
+def test_what_is_measured_costs_no_product_and_no_matrix(negatives):
+    b, n, d, chunk = 2, 48, 3, 8
+    z_a, z_b = (torch.randn(b, n, d).requires_grad_() for _ in range(2))
+    options = {"negatives": negatives, "chunk_size": chunk}
+    with Work() as plain:
+        F.info_nce(z_a, z_b, reduction="none", **options).sum().backward()
+    with Work() as work:
+        terms = F.info_nce_terms(z_a, z_b, **options)
+        terms.summary(temperature=0.07)
+        (terms.a_to_b + terms.b_to_a).backward()
+    assert work.multiply_adds == plain.multiply_adds
+    assert work.largest <= max(b * n * d, chunk**2)
 
 
 def test_the_same_twice():

@@ -171,6 +171,29 @@ def step(
     return {name: arrays(p)[0] for name, p in model.named_parameters()}
 
 
+def terms(
+    rank: int,
+    size: int,
+    inputs: Arrays,
+    counts: dict[str, tuple[int, ...]],
+    options: dict[str, Any],
+) -> tuple[Arrays, Arrays]:
+    """Return the terms of InfoNCE and their summary, by name."""
+    some = tensors(inputs, counts, rank)
+    group = dist.group.WORLD
+    found = F.info_nce_terms(**some, **options, group=group)
+    summary = found.summary(
+        temperature=options["temperature"],
+        weight=some.get("weight"),
+        top=(1, 2, 4),
+        group=group,
+    )
+    return tuple(
+        dict(zip(told, arrays(*told.values()), strict=True))
+        for told in (found._asdict(), summary)
+    )
+
+
 def chunked(
     rank: int, size: int, module: str, inputs: Arrays, counts: dict[str, Any]
 ) -> tuple[np.ndarray, ...]:

@@ -303,64 +303,6 @@ def test_positions_may_be_integers():
     assert_allclose(value.detach(), F.info_nce(z_a, z_b, exclude=exclude).detach())
 
 
-# Terms --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("negatives", ["group", "all", "cross"])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("chunk_size", [None, 2])
-def test_terms(negatives, weighted, chunk_size):
-    """Directions are the one-directional losses; ranks are those of the logits."""
-    inputs = SPEC.draw(Case(rows=(5, 5), lead=(3,), weighted=weighted, ids=True), 3)
-    tensors = to_torch(inputs, grad=False)
-    tensors["ids"] += 3 * torch.arange(3)[:, None]  # ids of each group are its own
-    options = {"negatives": negatives, "chunk_size": chunk_size}
-    terms = F.info_nce_terms(**tensors, **options)
-    weight = tensors.get("weight", torch.ones(3, 5, dtype=torch.float64))
-    swapped = {**tensors, "z_a": tensors["z_b"], "z_b": tensors["z_a"]}
-    views = (tensors, swapped)
-    logs = (terms.log_sum_exp_a, terms.log_sum_exp_b)
-    for loss, accuracy, log, view in zip(
-        terms[:2], terms[2:4], logs, views, strict=True
-    ):
-        one_way = F.info_nce(**view, symmetric=False, **options)
-        assert_allclose(loss, one_way, **SAME)
-        z_a, z_b = (
-            nnf.normalize(view[k], dim=-1).flatten(0, 1) for k in ("z_a", "z_b")
-        )
-        logits = z_a @ z_b.mT / 0.07
-        assert_allclose(
-            terms.positive.flatten()[weight.flatten() > 0],
-            logits.diagonal()[weight.flatten() > 0],
-            **SAME,
-        )
-        keep = _negatives_of(negatives, tensors["ids"].flatten(), weight.flatten())
-        scores = logits.masked_fill(~keep, -torch.inf)
-        assert_allclose(log.flatten(), scores.logsumexp(-1), **SAME)
-        hit = (logits.diagonal() > scores.amax(-1)).double()
-        assert_allclose(accuracy, (weight.flatten() * hit).sum() / weight.sum(), **SAME)
-
-
-def _negatives_of(negatives, ids, weight, groups=3, rows=5):
-    group, row = torch.arange(15) // rows, torch.arange(15) % rows
-    same = group[:, None] == group
-    keep = {
-        "group": same,
-        "all": torch.ones_like(same),
-        "cross": same | (row[:, None] == row),
-    }[negatives]
-    keep = keep & (ids[:, None] != ids) & ~torch.eye(15, dtype=torch.bool)
-    return keep & (weight[:, None] > 0) & (weight > 0)
-
-
-def test_collapsed_embeddings_find_nothing():
-    z = torch.ones(6, 4)
-    terms = F.info_nce_terms(z, z)
-    assert terms.accuracy_a_to_b == terms.accuracy_b_to_a == 0
-    terms = F.info_nce_terms(torch.eye(6), torch.eye(6))
-    assert terms.accuracy_a_to_b == terms.accuracy_b_to_a == 1
-
-
 # Chunks --------------------------------------------------------------------------
 
 

@@ -17,12 +17,16 @@ from xmodal_losses._core import checks
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import (
-    Plan,
     Sides,
     Slopes,
     gradients,
+    merged,
+    of_nothing,
+    packed,
     reduced,
 )
+from xmodal_losses._core.pairs.logits import Plan
+from xmodal_losses._core.pairs.measures import Measures, least_rival
 from xmodal_losses._core.ranks import Ranks, refuse_twice
 
 Negatives: TypeAlias = Literal["group", "all", "cross"]
@@ -54,6 +58,10 @@ class Walk(NamedTuple):
         if self.ring(y):
             return self.ranks.around(y.detach(), self.counts, 1)
         return enumerate(self.ranks.gather(y, self.counts, 1))
+
+    def own_first(self, everyone: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
+        """Return the columns of every rank, and whose they are, as a ring begins."""
+        return sorted(enumerate(everyone), key=lambda of: of[0] != self.ranks.rank)
 
 
 def meet(
@@ -174,15 +182,17 @@ def sides_across_ranks(
         The sides of the own rows and of the own columns, ``(G, n)``.
     """
     out = _AcrossRanks.call(x, y, left_out, plan, walk)
-    positive, rows, *rest = out[: _shown(plan)]
-    if plan.both or not plan.peaks:
-        return Sides(positive, rows, *rest)
-    return Sides(positive, rows, row_peaks=rest[0])
+    return packed(out[: _shown(plan)])
 
 
 def _shown(plan: Plan) -> int:
     """Return how many outputs are sides; what follows is kept for the gradient."""
-    return 2 + plan.both + plan.peaks * (1 + plan.both)
+    return 2 + plan.both + plan.measured * 2 * len(Measures._fields)
+
+
+def _along(log: Tensor, measures: Measures | None) -> tuple[Tensor, ...]:
+    """Return what is known of the negatives along one side."""
+    return (log,) if measures is None else (log, *measures)
 
 
 class _AcrossRanks(Function):
@@ -192,42 +202,41 @@ class _AcrossRanks(Function):
     ) -> tuple[Tensor, ...]:
         ranks = walk.ranks
         everyone = [] if walk.ring(y) else ranks.gather(y, walk.counts, 1)
-        nothing, lowest = plan.nothing(y), y.new_full((), -torch.inf)
-        positive = None
-        rows, row_peaks = nothing.expand(x.shape[:2]), lowest.expand(x.shape[:2])
-        columns, peaks = (
-            [of_none.expand(y.shape[0], count) for count in walk.counts]
-            for of_none in (nothing, lowest)
-        )
-        for whose, block in enumerate(everyone) if everyone else walk.in_turn(y):
-            if not x.shape[1] or not block.shape[1]:
-                continue
-            found = list(reduced(x, block, left_out[whose], plan))
-            on = found.pop(0)
-            positive = on if whose == ranks.rank else positive
-            rows = plan.merged(rows, found.pop(0))
-            if plan.both:
-                columns[whose] = found.pop(0)
-            if plan.peaks:
-                row_peaks = torch.maximum(row_peaks, found.pop(0))
-                if plan.both:
-                    peaks[whose] = found.pop(0)
-        if positive is None:  # no rows here
-            positive = x.new_empty(x.shape[:2])
-        out = [positive, rows.clone()]
+        nothing = of_nothing(plan, y)
+        positive = x.new_empty(x.shape[:2])  # if there are no rows here
+        rows = tuple(none.expand(x.shape[:2]) for none in nothing)
+        columns = [
+            tuple(none.expand(y.shape[0], count) for none in nothing)
+            for count in walk.counts
+        ]
+        least: Sequence[Tensor] = ()
+        blocks = walk.own_first(everyone) if everyone else walk.in_turn(y)
+        for whose, block in blocks:
+            if x.shape[1] and block.shape[1]:
+                pair = (least[ranks.rank], least[whose]) if least else None
+                found = packed(reduced(x, block, left_out[whose], plan, pair))
+                positive = found.positive if whose == ranks.rank else positive
+                rows = merged(plan, rows, _along(found.rows, found.of_rows))
+                if found.columns is not None:
+                    columns[whose] = _along(found.columns, found.of_columns)
+            if plan.measured and not least:  # the own ones came first
+                least = ranks.gather(least_rival(x, y, positive), walk.counts, 1)
+        out = [positive, rows[0].clone()]
         own = slice(sum(walk.counts[: ranks.rank]), sum(walk.counts[: ranks.rank + 1]))
-        every_column = nothing
+        every_column = nothing[0]
         if plan.both:
-            every_column = torch.cat(columns, 1)
+            every_column, *of_all = (
+                torch.cat(part, 1) for part in zip(*columns, strict=True)
+            )
             if plan.softplus:
                 every_column = ranks.sum(every_column)
             else:
                 every_column = ranks.log_sum_exp(every_column, plan.bounded)
             out.append(every_column[:, own].clone())
-        if plan.peaks:
-            out.append(row_peaks.clone())
-            if plan.both:
-                out.append(ranks.max(torch.cat(peaks, 1))[:, own].clone())
+        if plan.measured:
+            measures = Measures(*of_all).over_ranks(ranks, plan.bounded)
+            out += [part.clone() for part in rows[1:]]
+            out += [part[:, own].clone() for part in measures]
         return (*out, every_column, *everyone)
 
     @staticmethod

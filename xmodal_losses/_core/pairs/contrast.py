@@ -17,7 +17,8 @@ from xmodal_losses._core.pairs.across_ranks import (
 )
 from xmodal_losses._core.pairs.extra import ExtraNegatives, problem
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.log_sum_exp import BOUND, Plan, Sides, sides
+from xmodal_losses._core.pairs.log_sum_exp import Sides, sides
+from xmodal_losses._core.pairs.logits import BOUND, Plan
 from xmodal_losses._core.pairs.one_pass import Lengths, RowLoss, weighted_sum
 from xmodal_losses._core.pairs.tiles import Tiling, square, strips
 from xmodal_losses._core.ranks import Ranks
@@ -100,12 +101,15 @@ class Contrast(NamedTuple):
             loss, _ = row_loss(self.sides())
             return reduce.rows(factor * loss, weight, reduction, self.ranks)
 
-    def sides(self, peaks: bool = False) -> Sides:
-        """Return the positives and the log-sum-exps over the negatives, ``(…, N)``."""
+    def sides(self, measured: bool = False) -> Sides:
+        """Return the positives and the log-sum-exps over the negatives, ``(…, N)``.
+
+        What else of the negatives is ``measured`` is for ``both``, without ``extra``.
+        """
         with precision.no_autocast(self.x):
             x, y, left_out = self.ready()
             walk = None if self.negatives == "cross" else self.walk
-            found = self._two_pass(x, y, left_out, peaks, walk)
+            found = self._two_pass(x, y, left_out, measured, walk)
             # What tells of other groups, where nothing else counts, are ids.
             if self.negatives == "cross" and not (self.only and self.ids is None):
                 # The same row of the other groups: N problems of one row per group.
@@ -113,7 +117,7 @@ class Contrast(NamedTuple):
                     x.transpose(0, 1),
                     y.transpose(0, 1),
                     left_out.across(),
-                    peaks,
+                    measured,
                     self.walk,
                 )
                 merged = torch.add if self.softplus else _log_add_exp
@@ -210,23 +214,24 @@ class Contrast(NamedTuple):
         )
 
     def _two_pass(
-        self, x: Tensor, y: Tensor, left_out: LeftOut, peaks: bool, walk: Walk | None
+        self, x: Tensor, y: Tensor, left_out: LeftOut, measured: bool, walk: Walk | None
     ) -> Sides:
         n = x.shape[1] if walk is None else max(walk.counts)
-        plan = self.plan(square(n, n, self.chunk_size, x), peaks)
+        plan = self.plan(square(n, n, self.chunk_size, x), measured)
         if walk is None:
             return sides(x, y, left_out, plan)
         return sides_across_ranks(
             x, y, left_out_across_ranks(left_out, walk), plan, walk
         )
 
-    def plan(self, tiling: Tiling, peaks: bool = False) -> Plan:
+    def plan(self, tiling: Tiling, measured: bool = False) -> Plan:
         """Return how to go through the logits."""
         return Plan(
             tiling,
             self.both,
-            self.bound <= BOUND,
-            peaks,
+            # What is measured has squares of exponentials.
+            self.bound <= (BOUND / 2 if measured else BOUND),
+            measured,
             self.narrow,
             self.softplus,
             self.shift,
@@ -329,15 +334,15 @@ def _joined(
 ) -> Sides:
     """Add the negatives of the transposed problems, where they have the same rows."""
     across = across.map(lambda part: part.mT)
-    columns = row_peaks = column_peaks = None
+    columns = of_rows = of_columns = None
     if found.columns is not None and across.columns is not None:
         columns = merged(found.columns, across.columns)
-    if found.row_peaks is not None and across.row_peaks is not None:
-        row_peaks = torch.maximum(found.row_peaks, across.row_peaks)
-    if found.column_peaks is not None and across.column_peaks is not None:
-        column_peaks = torch.maximum(found.column_peaks, across.column_peaks)
+    if found.of_rows is not None and across.of_rows is not None:
+        of_rows = found.of_rows.added(across.of_rows)
+    if found.of_columns is not None and across.of_columns is not None:
+        of_columns = found.of_columns.added(across.of_columns)
     rows = merged(found.rows, across.rows)
-    return Sides(found.positive, rows, columns, row_peaks, column_peaks)
+    return Sides(found.positive, rows, columns, of_rows, of_columns)
 
 
 def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:

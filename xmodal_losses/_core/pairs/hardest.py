@@ -7,7 +7,7 @@ from xmodal_losses._core import precision
 from xmodal_losses._core.pairs.across_ranks import Walk, left_out_across_ranks
 from xmodal_losses._core.pairs.contrast import Contrast
 from xmodal_losses._core.pairs.left_out import LeftOut
-from xmodal_losses._core.pairs.log_sum_exp import Plan, logits
+from xmodal_losses._core.pairs.logits import Plan, logits
 from xmodal_losses._core.pairs.products import cat, operand, take
 from xmodal_losses._core.pairs.tiles import square
 

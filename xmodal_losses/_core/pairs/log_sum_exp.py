@@ -6,69 +6,43 @@ and a tile of memory. Any loss that depends on the logits through these and the
 positives can be put on top. Sums of softplus may take the place of log-sum-exps.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from xmodal_losses._core import precision
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs.left_out import TENSORS, LeftOut
-from xmodal_losses._core.pairs.products import (
-    add_product,
-    cat,
-    joined,
-    operand,
-    product,
-    take,
-)
-from xmodal_losses._core.pairs.tiles import Tiling
-
-
-class Plan(NamedTuple):
-    """How to go through the logits, and what is asked of them."""
-
-    tiling: Tiling
-    both: bool  # columns, too
-    bounded: bool  # |logit| ≤ BOUND
-    peaks: bool = False
-    narrow: bool = False  # operands of products in bfloat16
-    softplus: bool = False  # sums of softplus in place of log-sum-exps
-    shift: float = 0.0  # of all logits
-
-    def merged(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the total of two parts whose totals are known."""
-        return a + b if self.softplus else torch.logaddexp(a, b)
-
-    def nothing(self, like: Tensor) -> Tensor:
-        """Return the total of no logits at all."""
-        return like.new_full((), 0.0 if self.softplus else -torch.inf)
-
-
-# exp(±40) is far from both ends of float32, and so is a sum of any number of them: up
-# to here exponentials need no shift by the maximum, and rows and columns share them.
-BOUND = 40.0
+from xmodal_losses._core.pairs.logits import Plan, logits, totals
+from xmodal_losses._core.pairs.measures import Measures, least_rival, measured
+from xmodal_losses._core.pairs.products import add_product, cat, joined, operand, take
 
 
 class Sides(NamedTuple):
     """What is known of the logits along both sides, for G problems.
 
     Rows and columns are the log-sum-exps over the negatives, −inf without any, or the
-    sums of their softplus. The peaks are the largest negatives and pass no gradient.
+    sums of their softplus. What else is measured passes no gradient.
     """
 
     positive: Tensor  # (G, N): ⟨x_i, y_i⟩
     rows: Tensor  # (G, N)
     columns: Tensor | None = None  # (G, M)
-    row_peaks: Tensor | None = None  # (G, N)
-    column_peaks: Tensor | None = None  # (G, M)
+    of_rows: Measures | None = None  # (G, N)
+    of_columns: Measures | None = None  # (G, M)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Sides":
         """Return ``function`` of every part that is there."""
-        positive, rows, *rest = self
-        some = (None if part is None else function(part) for part in rest)
-        return Sides(function(positive), function(rows), *some)
+        return Sides(
+            function(self.positive),
+            function(self.rows),
+            None if self.columns is None else function(self.columns),
+            *(
+                None if part is None else Measures(*[function(one) for one in part])
+                for part in (self.of_rows, self.of_columns)
+            ),
+        )
 
 
 class Slopes(NamedTuple):
@@ -86,11 +60,18 @@ class Slopes(NamedTuple):
 def sides(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> Sides:
     """Reduce the logits of x ``(G, N, D)`` and y ``(G, M, D)``, N ≤ M."""
     need = x.requires_grad, y.requires_grad
-    out = _TwoPass.call(x, y, plan, need, *left_out)
-    positive, rows, *rest = out
-    if plan.both or not plan.peaks:
-        return Sides(positive, rows, *rest)
-    return Sides(positive, rows, row_peaks=rest[0])
+    return packed(_TwoPass.call(x, y, plan, need, *left_out))
+
+
+def packed(found: Sequence[Tensor]) -> Sides:
+    """Return the sides whose fields come one after the other."""
+    positive, rows, *rest = found
+    columns = rest.pop(0) if rest else None
+    if not rest:
+        return Sides(positive, rows, columns)
+    half = len(rest) // 2
+    of_rows, of_columns = Measures(*rest[:half]), Measures(*rest[half:])
+    return Sides(positive, rows, columns, of_rows, of_columns)
 
 
 class _TwoPass(Function):
@@ -124,50 +105,95 @@ class _TwoPass(Function):
         return *grads_xy, None, None, *(None for _ in masks)
 
 
-def reduced(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> tuple[Tensor, ...]:
-    """Return the fields of the sides, one after the other; not differentiated."""
+def reduced(
+    x: Tensor,
+    y: Tensor,
+    left_out: LeftOut,
+    plan: Plan,
+    least: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, ...]:
+    """Return the fields of the sides, one after the other; not differentiated.
+
+    What is measured needs to know the least rivals of the positives, ``(G, N)`` and
+    ``(G, M)``; None: they are found here, on the diagonal.
+    """
     parts = [
-        _reduced_part(x, y, left_out, plan, groups)
+        _reduced_part(x, y, left_out, plan, groups, least)
         for groups in plan.tiling.over_groups(x.shape[0])
     ]
     return tuple(cat(column, 0) for column in zip(*parts, strict=True))
 
 
 def _reduced_part(
-    x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan, groups: slice
+    x: Tensor,
+    y: Tensor,
+    left_out: LeftOut,
+    plan: Plan,
+    groups: slice,
+    least: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, ...]:
     """Return what :func:`reduced` does, of a part of the problems."""
     positive: list[Tensor] = []
     rows: dict[int, tuple[Tensor, ...]] = {}
     columns: dict[int, tuple[Tensor, ...]] = {}
-    for i in plan.tiling.over_rows(x.shape[1]):
-        for j in plan.tiling.over_columns(y.shape[1]):
-            parts = take(x, groups, i), take(y, groups, j)
-            x_i, y_j = (operand(z, plan.narrow) for z in parts)
-            t, on = logits(x_i, y_j, left_out, plan, groups, i, j)
-            positive += [] if on is None else [on]
-            peaks = [t.amax(dim) for dim in (-1, -2)] if plan.peaks else ()
-            row, *column = totals(t, plan)
-            _merge(plan, rows, i, row, *peaks[:1])
-            if plan.both:
-                _merge(plan, columns, j, *column, *peaks[1:])
+    found_least: dict[int, Tensor] = {}
+    # Tiles of the diagonal know the positives of their rows and columns, and so do all
+    # others after them.
+    for i, j in plan.tiling.over_tiles(x.shape[1], y.shape[1], plan.measured):
+        parts = take(x, groups, i), take(y, groups, j)
+        x_i, y_j = (operand(z, plan.narrow) for z in parts)
+        t, on = logits(x_i, y_j, left_out, plan, groups, i, j)
+        positive += [] if on is None else [on]
+        if plan.measured:
+            if least is not None:
+                of_x, of_y = least[0][groups, i], least[1][groups, j]
+            else:
+                if on is not None:
+                    found_least[i.start] = least_rival(*parts, on)
+                of_x, of_y = found_least[i.start], found_least[j.start]
+            known = measured(t, of_x, of_y, plan)
+        else:
+            known = [(total,) for total in totals(t, plan)]
+        _merge(plan, rows, i, known[0])
+        if plan.both:
+            _merge(plan, columns, j, known[1])
     if not left_out.paired:  # nobody asks for them
         positive.append(x.new_zeros(x.shape[:2])[groups])
-    row_log, *row_peaks = zip(*rows.values(), strict=True)
-    log, *column_peaks = zip(*columns.values(), strict=True) if plan.both else ((),)
-    found = (positive, row_log, log, *row_peaks, *column_peaks)
+    row_log, *of_rows = zip(*rows.values(), strict=True)
+    log, *of_columns = zip(*columns.values(), strict=True) if plan.both else ((),)
+    found = (positive, row_log, log, *of_rows, *of_columns)
     return tuple(cat(part, 1) for part in found if part)
 
 
 def _merge(
-    plan: Plan, parts: dict[int, tuple[Tensor, ...]], at: slice, *new: Tensor
+    plan: Plan,
+    parts: dict[int, tuple[Tensor, ...]],
+    at: slice,
+    new: tuple[Tensor, ...],
 ) -> None:
-    """Join the total, and the maximum if any, of a tile to those of a part."""
-    if at.start in parts:
-        log, *peaks = parts[at.start]
-        tops = (torch.maximum(a, b) for a, b in zip(peaks, new[1:], strict=True))
-        new = (plan.merged(log, new[0]), *tops)
-    parts[at.start] = new
+    """Join what is known of a tile to what is known of a part."""
+    parts[at.start] = merged(plan, parts[at.start], new) if at.start in parts else new
+
+
+def of_nothing(plan: Plan, like: Tensor) -> tuple[Tensor, ...]:
+    """Return the total, and the measures if any, of no logits at all, as scalars."""
+    nothing = like.new_full((), -torch.inf)
+    if plan.softplus:
+        return (like.new_zeros(()),)
+    if not plan.measured:
+        return (nothing,)
+    count = like.new_zeros((), dtype=torch.int64)
+    return (nothing, *Measures(count, count, like.new_zeros(()), nothing))
+
+
+def merged(
+    plan: Plan, a: tuple[Tensor, ...], b: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Return the total, and the measures if any, of two parts."""
+    log = plan.merged(a[0], b[0])
+    if not plan.measured:
+        return (log,)
+    return (log, *Measures(*a[1:]).added(Measures(*b[1:])))
 
 
 def gradients(
@@ -233,65 +259,3 @@ def gradients(
         all_x += [joined(grad_x)] if need[0] else []
         all_y += [joined(grad_y)] if need[1] else []
     return cat(all_x, 0) if need[0] else None, cat(all_y, 0) if need[1] else None
-
-
-def logits(
-    x: Tensor,
-    y: Tensor,
-    left_out: LeftOut,
-    plan: Plan,
-    groups: slice,
-    i: slice,
-    j: slice,
-) -> tuple[Tensor, Tensor | None]:
-    """Return a tile of the logits, −inf where no negative, and its positives if any.
-
-    x and y are the rows of the tile, the slices say where it lies.
-    """
-    t = product(x, y.mT)
-    if plan.shift:
-        t = t + plan.shift
-    on = None
-    offset = i.start - j.start
-    if left_out.paired and -t.shape[-2] < offset < t.shape[-1]:  # it meets the diagonal
-        diagonal = t.diagonal(offset, 1, 2)
-        on = diagonal.clone()
-        diagonal.fill_(-torch.inf)
-    mask = left_out.tile(groups, i, j, t)
-    if left_out.floor is not None:
-        low = t < left_out.floor[groups, i, None]
-        mask = low if mask is None else mask | low
-    return (t if mask is None else t.masked_fill(mask, -torch.inf)), on
-
-
-class Side(NamedTuple):
-    """The exponentials of a tile, as rows or as columns see them."""
-
-    exp: Tensor  # (G, N, M): exp(logits − shift)
-    total: Tensor  # (G, N) or (G, M): their sums
-    log: Tensor  # the log-sum-exps
-
-
-def exponentials(t: Tensor, plan: Plan) -> Iterator[Side]:
-    """Yield what is known of the rows, and maybe columns; overwrites the logits."""
-    dims = (-1, -2) if plan.both else (-1,)
-    if plan.bounded:
-        t = t.exp_()
-    for dim in dims:
-        if plan.bounded:
-            total = t.sum(dim)
-            yield Side(t, total, total.log())
-        else:
-            # The maximum; where all are −inf, a finite number.
-            shift = t.amax(dim, keepdim=True).clamp_min(torch.finfo(t.dtype).min)
-            e = (t.sub_(shift) if dim == dims[-1] else t - shift).exp_()
-            total = e.sum(dim)
-            yield Side(e, total, total.log() + shift.squeeze(dim))
-
-
-def totals(t: Tensor, plan: Plan) -> list[Tensor]:
-    """Return the totals of the rows and maybe columns; may overwrite the logits."""
-    if plan.softplus:
-        t = precision.softplus(t)
-        return [t.sum(dim) for dim in ((-1, -2) if plan.both else (-1,))]
-    return [side.log for side in exponentials(t, plan)]

@@ -15,15 +15,13 @@ from xmodal_losses._core.function import Function
 from xmodal_losses._core.linalg import unit_and_factor, unit_gradient, unit_with_factor
 from xmodal_losses._core.pairs.left_out import TENSORS, LeftOut
 from xmodal_losses._core.pairs.log_sum_exp import (
-    Plan,
     Sides,
     Slopes,
-    exponentials,
     gradients,
-    logits,
+    packed,
     sides,
-    totals,
 )
+from xmodal_losses._core.pairs.logits import Plan, exponentials, logits, totals
 from xmodal_losses._core.pairs.products import cat, operand, product, take
 
 RowLoss: TypeAlias = Callable[[Sides], tuple[Tensor, Slopes]]
@@ -99,7 +97,7 @@ class _OnePass(Function):
                 )
                 assert positive is not None  # all columns are there
                 if not any(need):
-                    loss.append(row_loss(Sides(positive, *totals(t, plan)))[0])
+                    loss.append(row_loss(packed((positive, *totals(t, plan))))[0])
                     continue
                 w = None if weight is None else weight[part, rows]
                 value, grad = _value_and_gradient(
@@ -200,7 +198,7 @@ def _value_and_gradient(
     Overwrites the logits: fewer tiles at a time, and those in cache.
     """
     if plan.softplus:
-        loss, slope = row_loss(Sides(positive, *totals(t, plan)))
+        loss, slope = row_loss(packed((positive, *totals(t, plan))))
         if weight is not None:
             slope = slope.scaled(weight)
         u = slope.rows.unsqueeze(-1)
@@ -213,7 +211,9 @@ def _value_and_gradient(
         grad.diagonal(offset, 1, 2).copy_(slope.positive)
         return loss, grad
     rows, *columns = exponentials(t, plan)
-    loss, slope = row_loss(Sides(positive, rows.log, *(side.log for side in columns)))
+    loss, slope = row_loss(
+        packed((positive, rows.log, *(side.log for side in columns)))
+    )
     if weight is not None:
         slope = slope.scaled(weight)
     # Only an empty sum, whose slope is 0, is smaller than the limit.

@@ -35,11 +35,21 @@ class Tiling(NamedTuple):
         """Yield the parts of the columns."""
         return _parts(m, self.columns)
 
+    def over_tiles(
+        self, n: int, m: int, diagonal_first: bool = False
+    ) -> list[tuple[slice, slice]]:
+        """Return the parts of rows and columns, maybe those that start alike first."""
+        tiles = [(i, j) for i in self.over_rows(n) for j in self.over_columns(m)]
+        if not diagonal_first:
+            return tiles
+        first = [(i, j) for i, j in tiles if i.start == j.start]
+        return first + [(i, j) for i, j in tiles if i.start != j.start]
+
 
 def square(n: int, m: int, chunk_size: int | None, like: Tensor) -> Tiling:
     """Return tiles of at most edge² entries; small problems share one."""
     size = edge(like, chunk_size)
-    rows, columns = min(n, size), min(m, size)
+    rows, columns = (max(1, min(count, size)) for count in (n, m))
     return Tiling(max(1, size**2 // (rows * columns)), rows, columns)
 
 
