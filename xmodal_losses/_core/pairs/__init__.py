@@ -14,7 +14,7 @@ from xmodal_losses._core.pairs.across_ranks import (
     meet_both,
 )
 from xmodal_losses._core.pairs.anchors import Anchors, anchors, log_sums, of_sides
-from xmodal_losses._core.pairs.contrast import Contrast, against, scaled, shifted
+from xmodal_losses._core.pairs.contrast import Contrast
 from xmodal_losses._core.pairs.discrepancy import discrepancy
 from xmodal_losses._core.pairs.discrepancy_across_ranks import (
     Batch,
@@ -33,6 +33,7 @@ from xmodal_losses._core.pairs.paired import (
     widest,
 )
 from xmodal_losses._core.pairs.pool import Pool, PoolAcrossRanks
+from xmodal_losses._core.pairs.scales import against, scaled, shifted
 from xmodal_losses._core.pairs.similarity_gap import similarity_gap
 from xmodal_losses._core.pairs.targets import uniform_mean, weighted_mean
 

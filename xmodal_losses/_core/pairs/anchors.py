@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import precision, reduce
-from xmodal_losses._core.pairs.contrast import Contrast, scaled
+from xmodal_losses._core.pairs.contrast import Contrast
 from xmodal_losses._core.pairs.log_sum_exp import Sides, Slopes
 from xmodal_losses._core.pairs.one_pass import RowLoss
+from xmodal_losses._core.pairs.scales import scaled
 
 Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """From the positives and the log-sum-exps of one side to the loss of every row, and its
