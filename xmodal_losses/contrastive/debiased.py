@@ -7,8 +7,8 @@ negative is thought to be of the same class as the row, and subtracted:
 
 .. math::
     \ell_i = \log \Bigl( 1 + \frac{G_i}{e^{s_{i p(i)}}} \Bigr) , \qquad
-    G_i = \max \Bigl\{
-        \frac{U_i - M \tau^+ e^{s_{i p(i)}}}{1 - \tau^+} ,\; M e^{-1/\tau} \Bigr\} ,
+    G_i = \max \Bigl(
+        \frac{U_i - M \tau^+ e^{s_{i p(i)}}}{1 - \tau^+} ,\; M e^{-1/\tau} \Bigr) ,
     \qquad
     U_i = M \, \frac{\sum_j e^{(1 + \beta) s_{ij}}}{\sum_j e^{\beta s_{ij}}} .
 
