@@ -444,7 +444,7 @@ def test_gradients_of_a_function_with_the_rest_beside():
         ({"weight": [1.0] * 4}, TypeError, "weight"),
         ({"group": object()}, ValueError, "group"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_summary_checks_its_options(options, exception, argument):
     terms = F.info_nce_terms(*_random(4))
