@@ -112,10 +112,12 @@ def modality_gap(
             gap, drawn = _of_signs(a - b, weight, num_permutations, generator)
         else:
             gap, drawn = _of_choices(a, b, num_permutations, generator)
-        as_large = (drawn >= (1 - _TIE) * gap.unsqueeze(-1)).sum(-1)
+        chance = drawn.mean(-1)
+        least = gap - _TIE * (gap + chance)
+        as_large = (drawn >= least.unsqueeze(-1)).sum(-1)
         p_value = (as_large + 1).to(wide) / (num_permutations + 1)
         dtype = precision.compute_dtype(z_a, z_b)
-        return ModalityGap(gap.to(dtype), p_value.to(dtype), drawn.mean(-1).to(dtype))
+        return ModalityGap(*(part.to(dtype) for part in (gap, p_value, chance)))
 
 
 def _of_signs(

@@ -61,7 +61,13 @@ def rank_me(z: Tensor, *, eps: float = 1e-7, weight: Tensor | None = None) -> Te
     checks.number("rank_me", "eps", eps, at_least=0.0)
     checks.row_weight("rank_me", "weight", weight, z)
     with torch.no_grad():
-        return _effective(_singular_values(z, weight, centre=False), eps, z)
+        sigma = _singular_values(z, weight, centre=False)
+        share = _shares(sigma) + eps
+        if weight is not None:  # of rows that are not there, not even ε
+            index = torch.arange(sigma.shape[-1], device=z.device)
+            rows = (weight != 0).sum(-1, keepdim=True)
+            share = share.masked_fill(index >= rows, 0.0)
+        return _effective(sigma, share, z)
 
 
 def effective_rank(
@@ -97,12 +103,11 @@ def effective_rank(
     checks.option("effective_rank", "of", of, MATRICES)
     checks.row_weight("effective_rank", "weight", weight, z)
     with torch.no_grad():
-        if of == "rows":
-            return _effective(_singular_values(z, weight, centre=False), 0.0, z)
-        sigma = _singular_values(z, weight, centre=True)
-        # Before the squares, so that these do not underflow.
-        sigma = sigma * inverse(sigma[..., :1])
-        return _effective(sigma.square(), 0.0, z)
+        sigma = _singular_values(z, weight, centre=of == "covariance")
+        if of == "covariance":
+            # Before the squares, so that these do not underflow.
+            sigma = (sigma * inverse(sigma[..., :1])).square()
+        return _effective(sigma, _shares(sigma), z)
 
 
 def _singular_values(z: Tensor, weight: Tensor | None, *, centre: bool) -> Tensor:
@@ -116,10 +121,12 @@ def _singular_values(z: Tensor, weight: Tensor | None, *, centre: bool) -> Tenso
     return sigma
 
 
-def _effective(sigma: Tensor, eps: float, like: Tensor) -> Tensor:
+def _shares(sigma: Tensor) -> Tensor:
+    return sigma * inverse(sigma.sum(-1, keepdim=True))
+
+
+def _effective(sigma: Tensor, share: Tensor, like: Tensor) -> Tensor:
     """Return exp(−Σ p log p), 0 where all singular values are 0."""
-    total = sigma.sum(-1, keepdim=True)
-    p = sigma * inverse(total) + eps
-    entropy = -torch.xlogy(p, p).sum(-1)
-    rank = entropy.exp().masked_fill(total.squeeze(-1) == 0, 0.0)
+    entropy = -torch.xlogy(share, share).sum(-1)
+    rank = entropy.exp().masked_fill((sigma == 0).all(-1), 0.0)
     return rank.to(precision.compute_dtype(like))
