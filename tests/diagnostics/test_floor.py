@@ -192,6 +192,7 @@ def test_floors_of_published_sizes():
     assert_allclose(
         barlow_twins_floor(2048, 8192, redundancy_weight=5.1e-3), 123.5, rtol=1e-3
     )
+    assert_allclose(barlow_twins_floor(2048, 8192), 121.1, rtol=1e-3)
     assert_allclose(vicreg_floor(2048, 8192), 6.0, rtol=1e-3)
 
 

@@ -74,10 +74,10 @@ def modality_gap(
 
     Returns:
         ``gap``, ``p_value`` and ``chance``, the mean gap of the draws; each ``(…)``, in
-        the dtype of the inputs, float32 at least. All problems have the same draws:
-        none depends on another, but their p-values are not independent. Of one pair,
-        of pairs that agree, or without any weight, the p-value is 1. Constants to the
-        gradient.
+        the dtype of the inputs, float32 at least. All problems have the same draws, so
+        that none depends on another, but their p-values are not independent. Of one
+        pair, of pairs that agree, or without any weight, the p-value is 1. Constants to
+        the gradient.
 
     Raises:
         TypeError: If an input is of another type.
