@@ -81,6 +81,20 @@ def test_rows_however_far_apart_do_not_underflow():
     assert_allclose(value, -2e10, rtol=1e-5)
 
 
+@pytest.mark.parametrize("t", [9.0, 11.0, 60.0, 1e4])
+def test_nor_do_unit_rows_of_a_large_t(t):
+    """In float32 the exponential of −240 is 0."""
+    z = torch.tensor([[3.0, 4.0], [-3.0, -4.0]])
+    assert_allclose(uniformity(z, t=t), -4 * t, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_products_of_weights_do_not_underflow(scale):
+    z, weight = torch.randn(9, 4), torch.rand(9)
+    found = uniformity(z, weight=scale * weight)
+    assert_allclose(found, uniformity(z, weight=weight), rtol=1e-5)
+
+
 def test_far_from_the_origin_distances_keep_their_digits():
     z = torch.randn(64, 8)
     near = uniformity(z, normalize=False)

@@ -94,7 +94,7 @@ def canonical_spectrum(
         edge = linalg.sqrt(p * (1 - q)) + linalg.sqrt(q * (1 - p))
         edge = edge.masked_fill(p + q >= 1, 1.0)
         edge = edge.masked_fill((d_a == 0) | (d_b == 0), 0.0)
-        found = rho.clamp_max(1.0), edge, d_a * d_b * inverse(dof)
+        found = rho, edge, d_a * d_b * inverse(dof)
         return CanonicalSpectrum(*(part.to(dtype) for part in found))
 
 
@@ -103,7 +103,6 @@ def _degrees_of_freedom(z: Tensor, weight: Tensor | None, dtype: torch.dtype) ->
     if weight is None:
         return z.new_full(z.shape[:-2], z.shape[-2] - 1, dtype=dtype)
     weight = weight.to(dtype)
-    weight = weight * inverse(weight.amax(-1, keepdim=True))
     number = weight.sum(-1).square() * inverse(weight.square().sum(-1))
     return (number - 1).clamp_min(0.0)
 

@@ -165,10 +165,6 @@ def vicreg_floor(
 
     # The sum falls up to β/α, from where on it is convex.
     low, high = beta / alpha, most
-    if slope(high) <= 0:
-        low = high
-    elif slope(low) >= 0:
-        high = low
     while low < (middle := (low + high) / 2) < high:
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     hinge = per_view * max(target_std - math.sqrt(low + eps), 0.0)
