@@ -6,6 +6,7 @@ from sphinx.util import logging
 
 import xmodal_losses
 import xmodal_losses.dense
+import xmodal_losses.diagnostics
 import xmodal_losses.functional
 import xmodal_losses.kernels
 
@@ -64,6 +65,7 @@ def public_names():
         xmodal_losses.functional,
         xmodal_losses.kernels,
         xmodal_losses.dense,
+        xmodal_losses.diagnostics,
         xmodal_losses,
     ):
         for name in module.__all__:

@@ -13,13 +13,13 @@ import pytest
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from xmodal_losses import dense, kernels
+from xmodal_losses import dense, diagnostics, kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "xmodal_losses"
 FAMILIES = ("contrastive", "correlation", "distribution", "redundancy")
-# What feeds the losses and knows none of them.
-BESIDE = ("dense",)
+# What feeds the losses, or looks at what they make, and knows none of them.
+BESIDE = ("dense", "diagnostics")
 ABOVE = (
     "gradient_cache.py",
     "large_batch.py",
@@ -80,7 +80,7 @@ PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
-    | {"dense", "functional", "kernels"}
+    | {"dense", "diagnostics", "functional", "kernels"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
     F: {
@@ -101,6 +101,23 @@ PUBLIC = {
         "gather_rows",
         "paired_rows",
         "sample_positions",
+    },
+    diagnostics: {
+        "CanonicalSpectrum",
+        "DimensionCount",
+        "ModalityGap",
+        "alignment",
+        "barlow_twins_floor",
+        "canonical_spectrum",
+        "dead_dimensions",
+        "effective_rank",
+        "hinge_counts",
+        "linear_cka",
+        "modality_gap",
+        "rank_me",
+        "uniformity",
+        "vicreg_floor",
+        "welch_floor",
     },
 }
 
@@ -226,6 +243,21 @@ SIGNATURES = {
     "paired_rows": "(map_a, map_b, num, *, method='random', scores=None, "
     "valid_a=None, valid_b=None, min_distance=0.0, shared=False, warp=None, "
     "offset=None, jitter=0.0, ids=None, generator=None)",
+    "rank_me": "(z, *, eps=1e-07, weight=None)",
+    "effective_rank": "(z, *, of='covariance', weight=None)",
+    "alignment": "(z_a, z_b, *, power=2.0, normalize=True, weight=None)",
+    "uniformity": "(z, *, t=2.0, normalize=True, weight=None, chunk_size=None)",
+    "modality_gap": "(z_a, z_b, *, paired=True, normalize=True, num_permutations=999, "
+    "generator=None, weight=None)",
+    "dead_dimensions": "(z, *, threshold=0.01, weight=None)",
+    "hinge_counts": "(z, *, target_std=1.0, eps=0.0001, weight=None)",
+    "canonical_spectrum": "(z_a, z_b, *, ridge=0.0001, weight=None)",
+    "linear_cka": "(z_a, z_b, *, unbiased=False, weight=None)",
+    "welch_floor": "(num_rows, num_columns)",
+    "barlow_twins_floor": "(num_rows, num_columns, *, redundancy_weight=0.005, "
+    "scale='published')",
+    "vicreg_floor": "(num_rows, num_columns, *, variance_weight=25.0, "
+    "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official')",
     "CrossModalObjective": "(terms=None, *, gather=False, grad_reduce='mean', "
     "lean=False)",
     "Term": "(loss, *, weight=1.0, input='projection')",
@@ -247,7 +279,9 @@ SIGNATURES = {
 
 def public(name):
     """Return the object users get under this name."""
-    return next(getattr(m, name) for m in (F, xl, dense) if hasattr(m, name))
+    return next(
+        getattr(m, name) for m in (F, xl, dense, diagnostics) if hasattr(m, name)
+    )
 
 
 def bare(signature):
@@ -275,6 +309,7 @@ def test_both_spellings_are_one_object():
     assert xl.functional is F
     assert xl.kernels is kernels
     assert xl.dense is dense
+    assert xl.diagnostics is diagnostics
     for name in KERNELS:
         assert getattr(xl, name) is getattr(kernels, name)
 
@@ -287,6 +322,7 @@ def test_signature(name):
 def test_every_public_callable_has_its_signature_pinned():
     unpinned = {name for name in PUBLIC[F] if name.endswith("Terms")}
     unpinned |= {"Kernel", "PairedRows", "Places"}
+    unpinned |= {"CanonicalSpectrum", "DimensionCount", "ModalityGap"}
     names = {
         name
         for module in PUBLIC

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from xmodal_losses._core import checks
+from xmodal_losses._core.draws import uniform, widest_dtype
 from xmodal_losses.dense.cells import Cells, cut
 
 __all__ = ["Places", "sample_positions"]
@@ -53,11 +54,7 @@ class Plan(NamedTuple):
             checks.count(caller, "num", self.num)
         checks.number(caller, "min_distance", self.min_distance, at_least=0.0)
         checks.flag(caller, "shared", self.shared)
-        if not isinstance(self.generator, (torch.Generator, type(None))):
-            raise TypeError(
-                f"{caller}: generator must be a torch.Generator or None, got "
-                f"{type(self.generator).__name__}."
-            )
+        checks.generator(caller, self.generator)
 
 
 def sample_positions(
@@ -156,20 +153,6 @@ def coordinates(pixels: Tensor, width: int) -> Tensor:
     return torch.stack((pixels % width, pixels // width), -1)
 
 
-def uniform(
-    shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
-) -> Tensor:
-    """Draw from [0, 1) where the generator is, in as many bits as there are."""
-    source = device if generator is None else generator.device
-    dtype = _widest(source)
-    drawn = torch.rand(shape, generator=generator, device=source, dtype=dtype)
-    return drawn.to(device, _widest(device))
-
-
-def _widest(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 @torch.no_grad()
 def choose(plan: Plan, valid: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return P pixels of every map ``(B, H, W)``, as y·W + x, and which count."""
@@ -180,7 +163,7 @@ def choose(plan: Plan, valid: Tensor, scores: Tensor | None) -> tuple[Tensor, Te
         own = own & (scores > 0)
         if plan.shared:
             scores = torch.where(own, scores, 0)
-            scores = scores.mean(0, keepdim=True, dtype=_widest(scores.device))
+            scores = scores.mean(0, keepdim=True, dtype=widest_dtype(scores.device))
     eligible = own.any(0, keepdim=True) if plan.shared else own
 
     distance = plan.min_distance if plan.min_distance > 1 else None

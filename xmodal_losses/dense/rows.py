@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks, precision
+from xmodal_losses._core.draws import uniform
 from xmodal_losses.dense.bilinear import corners, gather_rows, read
 from xmodal_losses.dense.places import (
     Method,
@@ -14,7 +15,6 @@ from xmodal_losses.dense.places import (
     check_scores,
     choose,
     coordinates,
-    uniform,
 )
 
 __all__ = ["PairedRows", "paired_rows"]
