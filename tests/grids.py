@@ -269,12 +269,36 @@ def barlow_twins() -> Iterator[Case]:
         options = {"scale": "per_column", "redundancy_weight": 0.3}
         yield Case(options, lead=lead, weighted=weighted)
     yield Case({"scale": "per_column", "eps": 1e-3}, (4, 4), (6, 6))
+    conventions = (
+        "paper",
+        "algorithm1",
+        "official",
+        "lightly",
+        "solo-learn",
+        "monai",
+        "stable-pretraining",
+        "hsic",
+    )
+    for count, convention in enumerate(conventions):
+        options = {"convention": convention}
+        yield Case(options)
+        yield Case(options | {"redundancy_weight": 0.8}, weighted=True)
+        options |= {"eps": 0.2, "redundancy_weight": 0.3}
+        yield Case(options, lead=(2,), weighted=count % 2 == 0)
+        yield Case(options | {"scale": "per_column"}, (4, 4), (6, 6))
     yield Case({}, (4, 4), (6, 6))
     yield Case({"eps": 1e-5}, (4, 4), (6, 6), (2, 2), True)
 
 
 def vicreg() -> Iterator[Case]:
-    conventions = ("official", "algorithm1", "paper")
+    conventions = (
+        "official",
+        "algorithm1",
+        "paper",
+        "lightly",
+        "solo-learn",
+        "vicregl",
+    )
     for convention, weighted, lead in product(conventions, (False, True), ((), (2,))):
         yield Case({"convention": convention}, lead=lead, weighted=weighted)
         options = {

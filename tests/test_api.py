@@ -161,10 +161,10 @@ SIGNATURES = {
     "reduction='mean', " + GROUP,
     "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', weight_a=None, "
     "weight_b=None, reduction='mean', chunk_size=None, " + GROUP,
-    "barlow_twins": "(z_a, z_b, *, redundancy_weight=0.005, eps=0.0, "
+    "barlow_twins": "(z_a, z_b, *, redundancy_weight=None, eps=None, "
+    "convention='paper', scale='published', weight=None, reduction='mean', " + GROUP,
+    "barlow_twins_terms": "(z_a, z_b, *, eps=None, convention='paper', "
     "scale='published', weight=None, reduction='mean', " + GROUP,
-    "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, scale='published', weight=None, "
-    "reduction='mean', " + GROUP,
     "vicreg": "(z_a, z_b, *, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "weight=None, reduction='mean', " + GROUP,
@@ -209,8 +209,8 @@ SIGNATURES = {
     "CORALLoss": "(*, mean_weight=0.0, scale='published', reduction='mean', " + GATHER,
     "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
     "chunk_size=None, " + GATHER,
-    "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, scale='published', "
-    "reduction='mean', " + GATHER,
+    "BarlowTwinsLoss": "(*, redundancy_weight=None, eps=None, convention='paper', "
+    "scale='published', reduction='mean', " + GATHER,
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "reduction='mean', " + GATHER,

@@ -63,9 +63,13 @@ class Pair(Protocol):
     def spreads(self) -> tuple[Spread, Spread]:
         """Return the spread of either batch."""
 
-    def correlation(self, eps: float) -> tuple[Tensor, Tensor]:
-        """Return 1 − R_ii ``(…, D)`` and Σ_{i≠j} R²_ij ``(…)`` of paired rows.
+    def correlation(
+        self, eps: float, *, unbiased: bool = False, target: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return 1 − R_ii ``(…, D)`` and Σ_{i≠j} (R_ij − target)² ``(…)``.
 
-        R_ij = Σ a_i b_j / (√(Σ a_i² + n·eps) √(Σ b_j² + n·eps)) with the eps of batch
-        normalisation. A constant column has R = 0 and gets no gradient.
+        Of paired rows, R_ij = Σ a_i b_j / (√(Σ a_i² + n·eps) √(Σ b_j² + n·eps)) with
+        the eps of batch normalisation; ``unbiased``, R_ij = Σ a_i b_j / n /
+        ((s_i + eps) (s_j + eps)) with unbiased standard deviations s. With eps = 0, a
+        constant column has R = 0 and gets no gradient.
         """
