@@ -254,6 +254,20 @@ def coral() -> Iterator[Case]:
         yield Case({"mean_weight": mean_weight}, (6, 4), (3, 3), lead, weighted)
         options = {"mean_weight": mean_weight, "scale": "relative"}
         yield Case(options, (6, 4), (3, 3), lead, weighted)
+    for count, options in enumerate(
+        (
+            {"metric": "root"},
+            {"metric": "root", "scale": "relative"},
+            {"metric": "log_euclidean"},
+            {"metric": "log_euclidean", "ridge": 0.3},
+            {"metric": "bures"},
+            {"metric": "bures", "scale": "relative"},
+        )
+    ):
+        yield Case(options, (9, 7), (3, 3))
+        yield Case(options, (5, 5), (2, 2), (2, 2), True)
+        yield Case(options | {"mean_weight": 0.7}, (9, 6), (3, 3), (2,), count < 3)
+        yield Case(options, (4, 3), (6, 6))
     yield Case({"mean_weight": 1.0, "scale": "relative"}, (3, 2), (7, 7))
     yield Case({"mean_weight": 1.0}, (3, 3), (5, 5), (2, 2), True)
     yield Case({}, (3, 2), (7, 7))

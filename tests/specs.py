@@ -227,7 +227,7 @@ SPECS = (
         reference=coral.coral,
         cases=tuple(grids.coral()),
         naive=plain.coral,
-        terms=(coral.coral_terms, ("scale",)),
+        terms=(coral.coral_terms, ("scale", "metric", "ridge")),
         weights=("weight_a", "weight_b"),
         paired=False,
         unequal_rows=True,
@@ -235,6 +235,7 @@ SPECS = (
         shift="separate",
         rotation="joint",
         scale=4.0,
+        twice=lambda options: options.get("metric") not in ("log_euclidean", "bures"),
     ),
     LossSpec(
         name="mmd",

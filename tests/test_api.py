@@ -155,10 +155,10 @@ SIGNATURES = {
     "weight_a=None, weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
     "similarity_preservation": "(z_a, z_b, *, gamma=0.0, detach_target=True, "
     "weight=None, reduction='mean', chunk_size=None, " + GROUP,
-    "coral": "(z_a, z_b, *, mean_weight=0.0, scale='published', weight_a=None, "
-    "weight_b=None, reduction='mean', " + GROUP,
-    "coral_terms": "(z_a, z_b, *, scale='published', weight_a=None, weight_b=None, "
-    "reduction='mean', " + GROUP,
+    "coral": "(z_a, z_b, *, mean_weight=0.0, scale='published', metric='frobenius', "
+    "ridge=None, weight_a=None, weight_b=None, reduction='mean', " + GROUP,
+    "coral_terms": "(z_a, z_b, *, scale='published', metric='frobenius', ridge=None, "
+    "weight_a=None, weight_b=None, reduction='mean', " + GROUP,
     "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', weight_a=None, "
     "weight_b=None, reduction='mean', chunk_size=None, " + GROUP,
     "barlow_twins": "(z_a, z_b, *, redundancy_weight=None, eps=None, "
@@ -206,7 +206,8 @@ SIGNATURES = {
     "grad_reduce='mean')",
     "SimilarityPreservationLoss": "(*, gamma=0.0, detach_target=True, "
     "reduction='mean', chunk_size=None, " + GATHER,
-    "CORALLoss": "(*, mean_weight=0.0, scale='published', reduction='mean', " + GATHER,
+    "CORALLoss": "(*, mean_weight=0.0, scale='published', metric='frobenius', "
+    "ridge=None, reduction='mean', " + GATHER,
     "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
     "chunk_size=None, " + GATHER,
     "BarlowTwinsLoss": "(*, redundancy_weight=None, eps=None, convention='paper', "

@@ -238,6 +238,8 @@ OPTIONS = [
     ("similarity_preservation", "chunk_size", [2.0, "4", True], TypeError),
     ("coral", "mean_weight", [-1.0, NAN, INF], ValueError),
     ("coral", "mean_weight", ["1", None], TypeError),
+    ("coral", "metric", ["log", None], ValueError),
+    ("coral", "ridge", [0.1, "0.1"], ValueError),
     ("mmd", "estimator", ["quadratic", None], ValueError),
     ("mmd", "kernel", ["gaussian", 1.0, lambda x, y: x], TypeError),
     ("barlow_twins", "redundancy_weight", [-5e-3, NAN], ValueError),

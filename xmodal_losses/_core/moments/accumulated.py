@@ -56,6 +56,9 @@ class Summary(NamedTuple):
         gap = self.moments["aa"] - self.moments["bb"]
         return sum_of_squares(gap).to(self.dtype)
 
+    def of_covariances(self, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return f(self.moments["aa"], self.moments["bb"]).to(self.dtype)
+
     def relative_covariance_gap(self) -> Tensor:
         a, b = self.moments["aa"], self.moments["bb"]
         sizes = sum_of_squares(a) + sum_of_squares(b)

@@ -1,5 +1,6 @@
 """What a loss may ask of two batches."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -53,6 +54,9 @@ class Pair(Protocol):
 
     def covariance_gap(self) -> Tensor:
         """Return ‖C_aa − C_bb‖²_F, ``(…)``."""
+
+    def of_covariances(self, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return f(C_aa, C_bb), ``(…)``, computed in float64."""
 
     def relative_covariance_gap(self) -> Tensor:
         """Return ‖C_aa − C_bb‖²_F / (‖C_aa‖²_F + ‖C_bb‖²_F), ``(…)``; 0/0 is 0."""

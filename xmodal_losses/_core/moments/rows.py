@@ -1,5 +1,6 @@
 """Second moments of rows in memory."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -263,6 +264,10 @@ class PairOfRows:
     def covariance_gap(self) -> Tensor:
         x, y = (_rows(*side, divide=True) for side in self._sides)
         return energy.gap(x, y)
+
+    def of_covariances(self, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        x, y = (_rows(z.double(), w, divide=True) for z, w in self._sides)
+        return f(x.mT @ x, y.mT @ y).to(self._sides[0][0].dtype)
 
     def relative_covariance_gap(self) -> Tensor:
         x, y = (_rows(*side, divide=True) for side in self._sides)
