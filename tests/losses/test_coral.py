@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from harness import Case, to_torch, value_and_grad
+from harness import Case, map_views, to_torch, value_and_grad
 from specs import BY_NAME
 from tolerances import SAME, VALUE
 from xmodal_losses._core import spectral
@@ -338,6 +338,21 @@ def test_bures_of_directions_that_one_batch_lacks():
     # A flat direction has no slope; one of the other has that of its own length.
     assert_allclose(views[0].grad[:, 2:], np.zeros((20, 2)), atol=1e-12)
     assert_allclose(views[1].grad[:, 2:], 2 * z[:, 2:] / 19 / 4, rtol=1e-9)
+    # Nor does any direction of one prefer one of the other, if they share none.
+    views = [view.clone().requires_grad_() for view in (flat, rest)]
+    F.coral(*views, metric="bures").backward()
+    for view in views:
+        assert_allclose(view.grad, 2 * view.detach() / 19 / 4, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("ridge", [1e-30, 1e-12])
+def test_log_euclidean_where_the_ridge_is_below_rounding(ridge):
+    """Eigenvalues that are 0 come out a little below it, and are 0 to the logarithm."""
+    inputs = map_views(SPEC.draw(Case(rows=(4, 5), dims=(20, 20))), lambda z: 1e3 * z)
+    options = {"metric": "log_euclidean", "ridge": ridge}
+    value, *grads = value_and_grad(SPEC, inputs, **options)
+    assert value.isfinite()
+    assert all(grad.isfinite().all() for grad in grads)
 
 
 @each_metric
