@@ -43,7 +43,8 @@ def bures(a: Tensor, b: Tensor) -> Tensor:
         root_b, inverse_b, within_b = _roots(b)
         u, sigma, vh = torch.linalg.svd(root_a @ root_b)
         value = (root_a @ u - root_b @ vh.mT).square().sum((-2, -1))
-        u = u.masked_fill(_none(sigma)[..., None, :], 0.0)
+        size = root_a.norm(dim=(-2, -1)) * root_b.norm(dim=(-2, -1))
+        u = u.masked_fill(_none(sigma, size)[..., None, :], 0.0)
         to_b = inverse_a @ (u @ vh) @ root_b
         to_a = inverse_b @ (u @ vh).mT @ root_a
         slopes = _slope(to_b, within_a), _slope(to_a, within_b)
@@ -76,7 +77,7 @@ def _log_slope(h: Tensor, x: Tensor, u: Tensor, ridge: float) -> Tensor:
 def _roots(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return C^½, C^-½ and the projection, on to the directions that C has."""
     values, vectors = _eigen(c)
-    none = _none(values)
+    none = _none(values, values.amax(-1))
     root = values.masked_fill(none, 0.0).sqrt()
     inverse = values.masked_fill(none, torch.inf).rsqrt()
     parts = (root, inverse, (~none).to(c.dtype))
@@ -84,10 +85,10 @@ def _roots(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return root, inverse, within
 
 
-def _none(values: Tensor) -> Tensor:
-    """Tell which eigenvalues, or singular values, are 0 up to rounding."""
+def _none(values: Tensor, size: Tensor) -> Tensor:
+    """Tell which values are 0, up to the rounding of what is of so large a size."""
     rounding = 16 * values.shape[-1] * torch.finfo(values.dtype).eps
-    return values <= rounding * values.amax(-1, keepdim=True)
+    return values <= rounding * size.unsqueeze(-1)
 
 
 def _slope(t: Tensor, within: Tensor) -> Tensor:
