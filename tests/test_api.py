@@ -60,6 +60,7 @@ LOSSES = {
     "mmd": ("MMDLoss", "distribution/mmd.py"),
     "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
     "vicreg": ("VICRegLoss", "redundancy/vicreg.py"),
+    "vicreg_local": ("VICRegLocalLoss", "redundancy/vicreg_local.py"),
     "dcca": ("DCCALoss", "correlation/dcca.py"),
 }
 
@@ -170,6 +171,10 @@ SIGNATURES = {
     "weight=None, reduction='mean', " + GROUP,
     "vicreg_terms": "(z_a, z_b, *, target_std=1.0, eps=0.0001, "
     "convention='official', weight=None, reduction='mean', " + GROUP,
+    "vicreg_local": "(z_a, z_b, *, positions_a=None, positions_b=None, "
+    "matching='positions', num_matches=None, pooled=False, invariance_weight=25.0, "
+    "variance_weight=25.0, covariance_weight=1.0, target_std=1.0, eps=0.0001, "
+    "weight_a=None, weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
     "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, objective='trace', "
     "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
     "InfoNCELoss": "(*, temperature=0.07, learn_temperature=False, "
@@ -215,6 +220,9 @@ SIGNATURES = {
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "reduction='mean', " + GATHER,
+    "VICRegLocalLoss": "(*, matching='positions', num_matches=None, pooled=False, "
+    "invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0, "
+    "target_std=1.0, eps=0.0001, reduction='mean', gather=False, grad_reduce='mean')",
     "DCCALoss": "(*, num_components=None, ridge=0.0001, objective='trace', "
     "compute_dtype=torch.float64, reduction='mean', " + GATHER,
     "ChunkedMoments": "(criterion)",

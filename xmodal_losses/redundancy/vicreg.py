@@ -169,14 +169,22 @@ def vicreg(
     _check_weights("vicreg", invariance_weight, variance_weight, covariance_weight)
     _check_options("vicreg", target_std, eps, convention, reduction)
     pair = _pair("vicreg", z_a, z_b, weight, group, grad_reduce, exchange)
+    weights = invariance_weight, variance_weight, covariance_weight
     with precision.no_autocast(z_a):
-        terms = _terms(pair, target_std, eps, convention, reduction)
-    return _sum(terms, invariance_weight, variance_weight, covariance_weight)
+        return loss_of(pair, weights, target_std, eps, convention, reduction)
 
 
-def _sum(
-    terms: VICRegTerms, invariance: float, variance: float, covariance: float
+def loss_of(
+    pair: moments.Pair,
+    weights: tuple[float, float, float],
+    target_std: float,
+    eps: float,
+    convention: Convention,
+    reduction: reduce.Reduction,
 ) -> Tensor:
+    """Return the loss of two batches, of which the moments are known."""
+    terms = _terms(pair, target_std, eps, convention, reduction)
+    invariance, variance, covariance = weights
     return (
         invariance * terms.invariance
         + variance * terms.variance
@@ -332,9 +340,9 @@ class VICRegLoss(nn.Module):
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
-        terms = _terms(pair, self.target_std, self.eps, self.convention, self.reduction)
-        return _sum(
-            terms, self.invariance_weight, self.variance_weight, self.covariance_weight
+        weights = self.invariance_weight, self.variance_weight, self.covariance_weight
+        return loss_of(
+            pair, weights, self.target_std, self.eps, self.convention, self.reduction
         )
 
     def extra_repr(self) -> str:
