@@ -283,6 +283,16 @@ def test_a_large_mean_does_not_mislead():
     assert_allclose(F.vicreg_local(**tensors, **options).detach(), exact.detach(), 1e-3)
 
 
+def test_far_positions_in_float32_are_told_apart():
+    """Pixels of a large map, a tenth of one apart."""
+    inputs, _ = _draw(places=(40, 40))
+    z_a, z_b = (torch.tensor(inputs[name]) for name in ("z_a", "z_b"))
+    places = torch.arange(40.0)[:, None] * 0.1 + torch.tensor([9000.0, 7000.0])
+    places = places.expand(3, 40, 2)
+    value = F.vicreg_local(z_a, z_b, positions_a=places, positions_b=places)
+    assert_allclose(value, F.vicreg_local(z_a, z_b), **SAME)
+
+
 @pytest.mark.parametrize("case", [CASES[3], CASES[6], CASES[11]], ids=str)
 def test_compiles_and_ignores_autocast(case):
     inputs, options = _draw(**case)

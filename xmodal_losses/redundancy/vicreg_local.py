@@ -203,7 +203,8 @@ def _pairs(
     y = _read(b.rows, partner)
     if a.weight is None and b.weight is None:
         return x, y, None
-    weight = (distance < torch.inf).to(x.dtype)
+    # Where nothing is left to be a partner, some place of weight 0 is.
+    weight = torch.ones_like(distance)
     if a.weight is not None:
         weight = weight * (a.weight if kept is None else a.weight.gather(-1, kept))
     if b.weight is not None:
