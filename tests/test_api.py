@@ -26,6 +26,7 @@ ABOVE = (
     "objective.py",
     "queue.py",
     "schedules.py",
+    "views.py",
 )
 
 # Function → module and the file that holds both.
@@ -81,6 +82,7 @@ PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
+    | {"pairwise"}
     | {"dense", "functional", "kernels"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
@@ -229,6 +231,7 @@ SIGNATURES = {
     "EmbeddingQueue": "(size, dim, *, with_ids=False, gather=False)",
     "ExtraNegatives": "(a=None, b=None, ids=None, valid=None)",
     "cached_backward": "(criterion, encode, chunks, *, scale=1.0, **options)",
+    "pairwise": "(loss, views, **options)",
     "gather_rows": "(features, positions)",
     "sample_positions": "(like, num, *, method='random', scores=None, valid=None, "
     "min_distance=0.0, shared=False, generator=None)",

@@ -43,6 +43,7 @@ from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
 from xmodal_losses.redundancy.vicreg import VICRegLoss
 from xmodal_losses.redundancy.vicreg_local import VICRegLocalLoss
 from xmodal_losses.schedules import CosineSchedule, LinearSchedule
+from xmodal_losses.views import pairwise
 
 __version__ = "0.1.0"
 
@@ -89,4 +90,5 @@ __all__ = [
     "dense",
     "functional",
     "kernels",
+    "pairwise",
 ]
