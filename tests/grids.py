@@ -254,6 +254,20 @@ def coral() -> Iterator[Case]:
         yield Case({"mean_weight": mean_weight}, (6, 4), (3, 3), lead, weighted)
         options = {"mean_weight": mean_weight, "scale": "relative"}
         yield Case(options, (6, 4), (3, 3), lead, weighted)
+    for count, options in enumerate(
+        (
+            {"metric": "root"},
+            {"metric": "root", "scale": "relative"},
+            {"metric": "log_euclidean"},
+            {"metric": "log_euclidean", "ridge": 0.3},
+            {"metric": "bures"},
+            {"metric": "bures", "scale": "relative"},
+        )
+    ):
+        yield Case(options, (9, 7), (3, 3))
+        yield Case(options, (5, 5), (2, 2), (2, 2), True)
+        yield Case(options | {"mean_weight": 0.7}, (9, 6), (3, 3), (2,), count < 3)
+        yield Case(options, (4, 3), (6, 6))
     yield Case({"mean_weight": 1.0, "scale": "relative"}, (3, 2), (7, 7))
     yield Case({"mean_weight": 1.0}, (3, 3), (5, 5), (2, 2), True)
     yield Case({}, (3, 2), (7, 7))
@@ -269,12 +283,36 @@ def barlow_twins() -> Iterator[Case]:
         options = {"scale": "per_column", "redundancy_weight": 0.3}
         yield Case(options, lead=lead, weighted=weighted)
     yield Case({"scale": "per_column", "eps": 1e-3}, (4, 4), (6, 6))
+    conventions = (
+        "paper",
+        "algorithm1",
+        "official",
+        "lightly",
+        "solo-learn",
+        "monai",
+        "stable-pretraining",
+        "hsic",
+    )
+    for count, convention in enumerate(conventions):
+        options = {"convention": convention}
+        yield Case(options)
+        yield Case(options | {"redundancy_weight": 0.8}, weighted=True)
+        options |= {"eps": 0.2, "redundancy_weight": 0.3}
+        yield Case(options, lead=(2,), weighted=count % 2 == 0)
+        yield Case(options | {"scale": "per_column"}, (4, 4), (6, 6))
     yield Case({}, (4, 4), (6, 6))
     yield Case({"eps": 1e-5}, (4, 4), (6, 6), (2, 2), True)
 
 
 def vicreg() -> Iterator[Case]:
-    conventions = ("official", "algorithm1", "paper")
+    conventions = (
+        "official",
+        "algorithm1",
+        "paper",
+        "lightly",
+        "solo-learn",
+        "vicregl",
+    )
     for convention, weighted, lead in product(conventions, (False, True), ((), (2,))):
         yield Case({"convention": convention}, lead=lead, weighted=weighted)
         options = {

@@ -26,6 +26,7 @@ ABOVE = (
     "objective.py",
     "queue.py",
     "schedules.py",
+    "views.py",
 )
 
 # Function → module and the file that holds both.
@@ -60,6 +61,7 @@ LOSSES = {
     "mmd": ("MMDLoss", "distribution/mmd.py"),
     "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
     "vicreg": ("VICRegLoss", "redundancy/vicreg.py"),
+    "vicreg_local": ("VICRegLocalLoss", "redundancy/vicreg_local.py"),
     "dcca": ("DCCALoss", "correlation/dcca.py"),
 }
 
@@ -80,6 +82,7 @@ PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
+    | {"pairwise"}
     | {"dense", "diagnostics", "functional", "kernels"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
@@ -172,21 +175,25 @@ SIGNATURES = {
     "weight_a=None, weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
     "similarity_preservation": "(z_a, z_b, *, gamma=0.0, detach_target=True, "
     "weight=None, reduction='mean', chunk_size=None, " + GROUP,
-    "coral": "(z_a, z_b, *, mean_weight=0.0, scale='published', weight_a=None, "
-    "weight_b=None, reduction='mean', " + GROUP,
-    "coral_terms": "(z_a, z_b, *, scale='published', weight_a=None, weight_b=None, "
-    "reduction='mean', " + GROUP,
+    "coral": "(z_a, z_b, *, mean_weight=0.0, scale='published', metric='frobenius', "
+    "ridge=None, weight_a=None, weight_b=None, reduction='mean', " + GROUP,
+    "coral_terms": "(z_a, z_b, *, scale='published', metric='frobenius', ridge=None, "
+    "weight_a=None, weight_b=None, reduction='mean', " + GROUP,
     "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', weight_a=None, "
     "weight_b=None, reduction='mean', chunk_size=None, " + GROUP,
-    "barlow_twins": "(z_a, z_b, *, redundancy_weight=0.005, eps=0.0, "
+    "barlow_twins": "(z_a, z_b, *, redundancy_weight=None, eps=None, "
+    "convention='paper', scale='published', weight=None, reduction='mean', " + GROUP,
+    "barlow_twins_terms": "(z_a, z_b, *, eps=None, convention='paper', "
     "scale='published', weight=None, reduction='mean', " + GROUP,
-    "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, scale='published', weight=None, "
-    "reduction='mean', " + GROUP,
     "vicreg": "(z_a, z_b, *, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "weight=None, reduction='mean', " + GROUP,
     "vicreg_terms": "(z_a, z_b, *, target_std=1.0, eps=0.0001, "
     "convention='official', weight=None, reduction='mean', " + GROUP,
+    "vicreg_local": "(z_a, z_b, *, positions_a=None, positions_b=None, "
+    "matching='positions', num_matches=None, pooled=False, invariance_weight=25.0, "
+    "variance_weight=25.0, covariance_weight=1.0, target_std=1.0, eps=0.0001, "
+    "weight_a=None, weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
     "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, objective='trace', "
     "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
     "InfoNCELoss": "(*, temperature=0.07, learn_temperature=False, "
@@ -223,20 +230,25 @@ SIGNATURES = {
     "grad_reduce='mean')",
     "SimilarityPreservationLoss": "(*, gamma=0.0, detach_target=True, "
     "reduction='mean', chunk_size=None, " + GATHER,
-    "CORALLoss": "(*, mean_weight=0.0, scale='published', reduction='mean', " + GATHER,
+    "CORALLoss": "(*, mean_weight=0.0, scale='published', metric='frobenius', "
+    "ridge=None, reduction='mean', " + GATHER,
     "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
     "chunk_size=None, " + GATHER,
-    "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, scale='published', "
-    "reduction='mean', " + GATHER,
+    "BarlowTwinsLoss": "(*, redundancy_weight=None, eps=None, convention='paper', "
+    "scale='published', reduction='mean', " + GATHER,
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "reduction='mean', " + GATHER,
+    "VICRegLocalLoss": "(*, matching='positions', num_matches=None, pooled=False, "
+    "invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0, "
+    "target_std=1.0, eps=0.0001, reduction='mean', gather=False, grad_reduce='mean')",
     "DCCALoss": "(*, num_components=None, ridge=0.0001, objective='trace', "
     "compute_dtype=torch.float64, reduction='mean', " + GATHER,
     "ChunkedMoments": "(criterion)",
     "EmbeddingQueue": "(size, dim, *, with_ids=False, gather=False)",
     "ExtraNegatives": "(a=None, b=None, ids=None, valid=None)",
     "cached_backward": "(criterion, encode, chunks, *, scale=1.0, **options)",
+    "pairwise": "(loss, views, **options)",
     "gather_rows": "(features, positions)",
     "sample_positions": "(like, num, *, method='random', scores=None, valid=None, "
     "min_distance=0.0, shared=False, generator=None)",

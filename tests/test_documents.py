@@ -84,7 +84,8 @@ def test_every_citation_has_an_entry():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_has_its_reference_spec_and_benchmark(loss):
     assert (ROOT / "tests" / "reference" / f"{loss}.py").is_file()
-    if loss != "contrastive_center":  # of one batch, with tests and costs of its own
+    # Of one batch, and of places of images: with tests and costs of their own.
+    if loss not in ("contrastive_center", "vicreg_local"):
         assert f'name="{loss}"' in text("tests", "specs.py")
         assert f'"{loss}"' in text("benchmarks", "cases.py")
 

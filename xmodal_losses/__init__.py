@@ -41,7 +41,9 @@ from xmodal_losses.objective import CrossModalObjective, ObjectiveValue, Term
 from xmodal_losses.queue import EmbeddingQueue
 from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
 from xmodal_losses.redundancy.vicreg import VICRegLoss
+from xmodal_losses.redundancy.vicreg_local import VICRegLocalLoss
 from xmodal_losses.schedules import CosineSchedule, LinearSchedule
+from xmodal_losses.views import pairwise
 
 __version__ = "0.1.0"
 
@@ -82,10 +84,12 @@ __all__ = [
     "SoftInfoNCELoss",
     "SupConLoss",
     "Term",
+    "VICRegLocalLoss",
     "VICRegLoss",
     "cached_backward",
     "dense",
     "diagnostics",
     "functional",
     "kernels",
+    "pairwise",
 ]

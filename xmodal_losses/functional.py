@@ -26,6 +26,7 @@ from xmodal_losses.redundancy.barlow_twins import (
     barlow_twins_terms,
 )
 from xmodal_losses.redundancy.vicreg import VICRegTerms, vicreg, vicreg_terms
+from xmodal_losses.redundancy.vicreg_local import vicreg_local
 
 __all__ = [
     "BarlowTwinsTerms",
@@ -54,5 +55,6 @@ __all__ = [
     "soft_info_nce",
     "sup_con",
     "vicreg",
+    "vicreg_local",
     "vicreg_terms",
 ]

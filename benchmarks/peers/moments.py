@@ -43,8 +43,6 @@ def _() -> Loss:
 # Barlow Twins and VICReg
 # --------------------------------------------------------------------------------------
 
-AS_BATCH_NORM = partial(F.barlow_twins, eps=1e-5)
-
 
 def off_diagonal(c: Tensor) -> Tensor:
     """Return the entries off the diagonal, as the published codes take them."""
@@ -56,7 +54,7 @@ def off_diagonal(c: Tensor) -> Tensor:
     "barlow_twins",
     "official",
     formula="formula of the authors' code",
-    ours=partial(AS_BATCH_NORM, redundancy_weight=0.0051),
+    ours=partial(F.barlow_twins, convention="official"),
     note="λ 0.0051, eps 1e-5",
 )
 def _() -> Loss:
@@ -69,7 +67,13 @@ def _() -> Loss:
     return loss
 
 
-@peer("barlow_twins", "lightly", package="lightly", ours=AS_BATCH_NORM, note="eps 1e-5")
+@peer(
+    "barlow_twins",
+    "lightly",
+    package="lightly",
+    ours=partial(F.barlow_twins, convention="lightly"),
+    note="eps 1e-5",
+)
 def _() -> Loss:
     return module("lightly", "lightly.loss.barlow_twins_loss").BarlowTwinsLoss()
 
@@ -78,7 +82,7 @@ def _() -> Loss:
     "barlow_twins",
     "solo-learn",
     package="solo-learn",
-    ours=lambda z_a, z_b: 0.025 * AS_BATCH_NORM(z_a, z_b),
+    ours=partial(F.barlow_twins, convention="solo-learn"),
     note="0.025 times the library's with eps 1e-5; compared in float32, its only dtype",
     dtype=torch.float32,
 )
@@ -111,7 +115,7 @@ def _() -> Loss:
     "vicreg",
     "solo-learn",
     package="solo-learn",
-    ours=partial(F.vicreg, convention="algorithm1"),
+    ours=partial(F.vicreg, convention="solo-learn"),
     note="no ½ on the variance",
 )
 def _() -> Loss:

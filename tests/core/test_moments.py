@@ -22,6 +22,7 @@ OPTIONS = {
     "coral": {"mean_weight": 0.7},
     "coral, relative": {"mean_weight": 0.7, "scale": "relative"},
     "barlow_twins": {"redundancy_weight": 0.8, "eps": 0.1},
+    "barlow_twins, hsic": {"convention": "hsic", "redundancy_weight": 0.8, "eps": 0.1},
     "vicreg": {"target_std": 3.0},
 }
 each_loss = pytest.mark.parametrize(

@@ -301,6 +301,12 @@ def mismatched(rank: int, size: int, what: str) -> str:
     return message(F.info_nce, z, z, weight=weight, group=dist.group.WORLD)
 
 
+def mismatched_places(rank: int, size: int) -> str:
+    """Return what is said where images of ranks have different numbers of places."""
+    z = torch.randn(2, 3 if rank else 4, 4 if rank else 3)
+    return message(F.vicreg_local, z, z, group=dist.group.WORLD)
+
+
 def mismatched_queues(rank: int, size: int, what: str) -> str:
     """Return what is said where the queue of this rank is not like the others."""
     options = {"size": 4, "dim": 3, "with_ids": False, "gather": True}

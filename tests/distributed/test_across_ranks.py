@@ -189,6 +189,40 @@ def test_terms(pools, spec):
         assert_exact(answers, expected, 2, exchange)
 
 
+@each_size
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"matching": "features", "num_matches": 2}, {"pooled": True}],
+    ids=str,
+)
+def test_places_of_the_images_of_all_ranks(pools, options, weighted, size):
+    rng = np.random.default_rng(79)
+    inputs = {name: rng.normal(size=(6, 4, 3)) for name in ("z_a", "z_b")}
+    if options.get("pooled"):
+        for name in ("a", "b"):
+            inputs[f"positions_{name}"] = rng.uniform(size=(6, 4, 2))
+    if weighted:
+        weight = rng.uniform(size=(6, 4))
+        inputs["weight_a"] = weight * (weight > 0.3)
+    for grad_reduce in ("mean", "sum"):
+        some = {**options, "grad_reduce": grad_reduce}
+        expected = on_one("vicreg_local", inputs, options)
+        for how in range(3):
+            counts = counts_of(inputs, size, how)
+            answers = pools(size)(jobs.loss, "vicreg_local", inputs, counts, some)
+            factor = size if grad_reduce == "mean" else 1
+            assert_exact(answers, expected, factor, str(counts["z_a"]))
+
+
+def test_groups_of_images_on_their_own_ranks(pools):
+    rng = np.random.default_rng(80)
+    inputs = {name: rng.normal(size=(4, 3, 4, 2)) for name in ("z_a", "z_b")}
+    expected = on_one("vicreg_local", inputs, {})
+    answers = pools(2)(jobs.loss, "vicreg_local", inputs, counts_of(inputs, 2, 1), {})
+    assert_exact(answers, expected, 2)
+
+
 def test_many_rows_and_columns(pools):
     """Tiles that do not divide, rows beyond the median's sample, the Gram route."""
     rng = np.random.default_rng(5)

@@ -40,6 +40,12 @@ def test_ranks_that_do_not_fit_together_are_told_so(pools):
             assert answer.startswith(f"info_nce: {message}"), answer
 
 
+def test_places_that_do_not_fit_together_are_told_so(pools):
+    said = "the number of pairs must be the same on every rank, got 4, 3."
+    for answer in pools(2)(jobs.mismatched_places):
+        assert answer == f"vicreg_local: {said}"
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [

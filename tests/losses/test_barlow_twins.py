@@ -5,7 +5,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+import xmodal_losses as xl
 import xmodal_losses.functional as F
+from benchmarks.peers import PEERS
 from harness import Case, to_torch, value_and_grad
 from specs import BY_NAME
 from tolerances import SAME, VALUE
@@ -138,3 +140,145 @@ def test_rank_floor():
     terms = F.barlow_twins_terms(*[to_torch(inputs, grad=False)["z_a"]] * 2)
     assert_allclose(terms.invariance, 0, atol=1e-24)
     assert float(terms.redundancy) >= 24**2 / 4 - 24
+
+
+# --------------------------------------------------------------------------------------
+# Conventions
+# --------------------------------------------------------------------------------------
+
+
+def _batch_norm(z):
+    return torch.nn.functional.batch_norm(z, None, None, training=True)
+
+
+def _over_std(eps):
+    return lambda z: (z - z.mean(0)) / (z.std(0) + eps)
+
+
+# How each code divides a column, its λ, its target of C_ij, its factor.
+CODES = {
+    "algorithm1": (_over_std(0.0), 5e-3, 0.0, 1.0),
+    "official": (_batch_norm, 0.0051, 0.0, 1.0),
+    "lightly": (_batch_norm, 5e-3, 0.0, 1.0),
+    "solo-learn": (_batch_norm, 5e-3, 0.0, 0.025),
+    "monai": (_over_std(1e-6), 5e-3, 0.0, 1.0),
+    "stable-pretraining": (_over_std(1e-5), 5e-3, 0.0, 1.0),
+    "hsic": (_over_std(0.0), 5e-3, -1.0, 1.0),
+}
+
+
+def _as_published(convention, z_a, z_b):
+    normalise, redundancy_weight, target, factor = CODES[convention]
+    c = normalise(z_a).T @ normalise(z_b) / len(z_a)
+    on = (c.diagonal() - 1).square().sum()
+    off = (c - target)[~torch.eye(len(c), dtype=torch.bool)].square().sum()
+    return factor * (on + redundancy_weight * off)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (40, 7), (5, 24)], ids=str)
+@pytest.mark.parametrize("convention", CODES)
+def test_conventions(convention, shape):
+    """To rounding, value and gradient; small columns, where ε counts, included."""
+    inputs = SPEC.draw(Case(rows=shape[:1] * 2, dims=shape[1:] * 2))
+    inputs["z_a"] *= np.logspace(-4, 1, shape[1])
+    value, *grads = value_and_grad(SPEC, inputs, convention=convention)
+    z_a, z_b = (to_torch(inputs)[name] for name in ("z_a", "z_b"))
+    expected = _as_published(convention, z_a, z_b)
+    expected.backward()
+    assert_allclose(value, expected.detach(), rtol=1e-13)
+    for grad, z in zip(grads, (z_a, z_b), strict=True):
+        scale = float(z.grad.abs().max())
+        assert_allclose(grad / scale, z.grad / scale, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("convention", ["lightly", "solo-learn"])
+def test_conventions_are_those_of_the_installed_code(convention):
+    peers = [p for p in PEERS if p.loss == "barlow_twins" and p.name == convention]
+    try:
+        theirs = peers[0].build()
+    except ImportError as error:
+        pytest.skip(str(error))
+    views = to_torch(SPEC.draw(Case(rows=(32, 32))), torch.float32, grad=False)
+    expected = theirs(*(z.clone() for z in views.values()))
+    assert_allclose(SPEC(views, convention=convention), expected, rtol=2e-6)
+
+
+# Its test_barlow_twins_loss.py, with four digits: input, target, λ, value.
+MONAI = [
+    ([[1, 1, 0, 0], [1, 1, 0, 0]], [[1, 1, 0, 0], [1, 1, 0, 0]], 5e-3, 4.0),
+    ([[0, 0, 1, 1], [0, 0, 1, 1]], [[1, 1, 0, 0], [1, 1, 0, 0]], 5e-3, 4.0),
+    ([[1, 0, 1, 1], [0, 1, 1, 0]], [[1, 1, 1, 0], [1, 1, 0, 1]], 5e-3, 5.2562),
+    ([[2, 3, 1, 2], [0, 1, 2, 5]], [[1, 2, 3, 4], [5, 6, 7, 8]], 5e-4, 5.0015),
+    (
+        [[1, 2, 1, 1], [3, 1, 1, 2], [1, 1, 1, 1], [2, 1, 1, 0]],
+        np.array([[0, 3, -3, 0], [1, 0, -2, 1], [-2, -3, 7, 1], [1, 0, 1, -2]]) / 3,
+        5e-3,
+        1.4736,
+    ),
+]
+
+
+@pytest.mark.parametrize(("z_a", "z_b", "redundancy_weight", "expected"), MONAI)
+def test_values_that_monai_tests(z_a, z_b, redundancy_weight, expected):
+    value = F.barlow_twins(
+        torch.tensor(z_a, dtype=torch.float64),
+        torch.tensor(z_b, dtype=torch.float64),
+        convention="monai",
+        redundancy_weight=redundancy_weight,
+    )
+    assert_allclose(value, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 50])
+def test_identical_views_of_algorithm_1(rows):
+    """C_ii = (N - 1)/N: D/N² is left."""
+    z = torch.randn(rows, 3, dtype=torch.float64)
+    terms = F.barlow_twins_terms(z, 2 * z + 1, convention="algorithm1")
+    assert_allclose(terms.invariance, 3 / rows**2, rtol=1e-12)
+
+
+def test_hsic_wants_opposites():
+    """Two columns that are each other's opposites cost nothing, but for 1/N."""
+    z = torch.randn(1000, 1, dtype=torch.float64)
+    z = torch.cat((z, -z), 1)
+    terms = F.barlow_twins_terms(z, z, convention="hsic")
+    assert_allclose(terms.redundancy, 2 / 1000**2, atol=1e-12)
+    terms = F.barlow_twins_terms(z, z.abs(), convention="hsic")
+    assert terms.redundancy > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("convention", CODES)
+def test_constant_column_of_a_convention(convention, dtype):
+    """With an ε the slope at a constant column is that of x/ε; without, 0."""
+    inputs = SPEC.draw(Case(rows=(9, 9)))
+    inputs["z_a"][:, 1] = 0.3
+    value, grad_a, grad_b = value_and_grad(SPEC, inputs, dtype, convention=convention)
+    assert value.isfinite()
+    assert grad_a.isfinite().all()
+    assert grad_b.isfinite().all()
+    if convention in ("algorithm1", "hsic"):
+        assert (grad_a[:, 1] == 0).all()
+        return
+    z_a, z_b = (to_torch(inputs)[name] for name in ("z_a", "z_b"))
+    # The square root at 0 has no slope in autograd: a hair beside it, it has.
+    with torch.no_grad():
+        z_a[:, 1] += 1e-13 * z_b[:, 1]
+    _as_published(convention, z_a, z_b).backward()
+    assert_allclose(grad_a[:, 1], z_a.grad[:, 1], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("convention", CODES)
+def test_options_take_the_place_of_the_convention(convention):
+    inputs = to_torch(SPEC.draw(Case()), grad=False)
+    terms = F.barlow_twins_terms(**inputs, convention=convention, eps=0.5)
+    value = F.barlow_twins(
+        **inputs, convention=convention, eps=0.5, redundancy_weight=0.7
+    )
+    assert_allclose(value, terms.invariance + 0.7 * terms.redundancy, **SAME)
+    default = F.barlow_twins_terms(**inputs, convention=convention)
+    assert abs(default.invariance - terms.invariance) > 1e-3 * terms.invariance
+    module = xl.BarlowTwinsLoss(convention=convention)
+    expected = F.barlow_twins(**inputs, convention=convention)
+    assert module.redundancy_weight == CODES[convention][1]
+    assert torch.equal(module(**inputs), expected)

@@ -299,6 +299,27 @@ def test_weighted_unbiased_is_unbiased():
     assert abs(value) < 1e-14
 
 
+@pytest.mark.parametrize("loss", [F.mmd, F.coral])
+def test_classes_are_problems_of_one_call(loss):
+    """As docs/losses/mmd.md has it: the mean over classes that both have."""
+    x, y = two_samples((9, 8))
+    of_x = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    of_y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 3])
+    each = torch.arange(4)[:, None]
+
+    def together(x, y):
+        views = x.expand(4, -1, -1), y.expand(4, -1, -1)
+        return loss(*views, weight_a=of_x == each, weight_b=of_y == each)
+
+    def apart(x, y):
+        return (loss(x[:3], y[:4]) + loss(x[3:6], y[4:7])) / 2
+
+    for one, other in zip(
+        with_grad(together, x, y), with_grad(apart, x, y), strict=True
+    ):
+        assert_allclose(one, other, rtol=1e-10, atol=1e-13)
+
+
 def test_the_reference_default_is_the_contract():
     factors = [k.factor for k in reference_kernels.DEFAULT.kernels]
     assert_allclose(np.square(factors), [0.25, 0.5, 1, 2, 4])

@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 
 import xmodal_losses.functional as F
+from benchmarks.peers import PEERS
 from harness import Case, to_torch, value_and_grad
 from specs import BY_NAME
 from tolerances import SAME, VALUE
@@ -27,10 +28,19 @@ def _numpy_terms(z_a, z_b, weight=None, target_std=1.0, eps=1e-4):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
-    ("convention", "invariance_factor", "variance_factor"),
-    [("official", 1, 0.5), ("algorithm1", 1, 1), ("paper", 4, 1)],
+    ("convention", "invariance_factor", "variance_factor", "covariance_factor"),
+    [
+        ("official", 1, 0.5, 1),
+        ("algorithm1", 1, 1, 1),
+        ("paper", 4, 1, 1),
+        ("lightly", 1, 0.5, 1),
+        ("solo-learn", 1, 1, 1),
+        ("vicregl", 1, 0.5, 0.5),
+    ],
 )
-def test_conventions(convention, invariance_factor, variance_factor, weighted):
+def test_conventions(
+    convention, invariance_factor, variance_factor, covariance_factor, weighted
+):
     inputs = SPEC.draw(Case(rows=(9, 9), weighted=weighted))
     inputs["z_a"] *= 0.6
     expected = _numpy_terms(**inputs)
@@ -40,7 +50,7 @@ def test_conventions(convention, invariance_factor, variance_factor, weighted):
     assert type(terms).__name__ == "VICRegTerms"
     assert_allclose(terms.invariance, invariance_factor * expected[0], **VALUE)
     assert_allclose(terms.variance, variance_factor * expected[1], **VALUE)
-    assert_allclose(terms.covariance, expected[2], **VALUE)
+    assert_allclose(terms.covariance, covariance_factor * expected[2], **VALUE)
     value = SPEC(to_torch(inputs, grad=False), convention=convention)
     total = 25 * terms.invariance + 25 * terms.variance + terms.covariance
     assert_allclose(value, total, **SAME)
@@ -55,6 +65,19 @@ def test_official_is_the_released_code():
     assert_allclose(value, expected.detach(), **VALUE)
     assert_allclose(grads[0], z_a.grad, rtol=1e-9, atol=1e-11)
     assert_allclose(grads[1], z_b.grad, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("convention", ["lightly", "solo-learn"])
+def test_conventions_are_those_of_the_installed_code(convention):
+    peers = [p for p in PEERS if p.loss == "vicreg" and p.name == convention]
+    try:
+        theirs = peers[0].build()
+    except ImportError as error:
+        pytest.skip(str(error))
+    views = to_torch(SPEC.draw(Case(rows=(32, 32))), torch.float32, grad=False)
+    views["z_a"] *= 0.6  # so that the hinge counts
+    expected = theirs(*(z.clone() for z in views.values()))
+    assert_allclose(SPEC(views, convention=convention), expected, rtol=2e-6)
 
 
 def test_hinge_is_off_beyond_the_target():

@@ -1,4 +1,4 @@
-"""VICReg (Bardes, Ponce & LeCun, 2105.04906), Eq. 1-6, in its three conventions."""
+"""VICReg (Bardes, Ponce & LeCun, 2105.04906), Eq. 1-6, in its conventions."""
 
 import numpy as np
 
@@ -17,13 +17,14 @@ def vicreg_terms(
 ):
     """Return invariance, variance and covariance, each summed over the views.
 
-    =============  ================  =============
-    convention     invariance ÷ D    variance × ½
-    =============  ================  =============
-    "official"     yes               yes
-    "algorithm1"   yes               no
-    "paper"        no                no
-    =============  ================  =============
+    =========================  ==============  ============  ==============
+    convention                 invariance ÷ D  variance × ½  covariance × ½
+    =========================  ==============  ============  ==============
+    "official", "lightly"      yes             yes           no
+    "algorithm1","solo-learn"  yes             no            no
+    "paper"                    no              no            no
+    "vicregl" (2210.01571)     yes             yes           yes
+    =========================  ==============  ============  ==============
     """
 
     def invariance(a, b, w, _):
@@ -39,7 +40,8 @@ def vicreg_terms(
             for variance in np.diag(covariance(z, w)):
                 gap = target_std - np.sqrt(variance + eps)
                 total += gap / z.shape[1] if gap.real > 0 else 0.0
-        return total / 2 if convention == "official" else total
+        halved = convention in ("official", "lightly", "vicregl")
+        return total / 2 if halved else total
 
     def off_diagonal(a, b, w, _):
         total = 0.0
@@ -47,7 +49,7 @@ def vicreg_terms(
             c = covariance(z, w)
             squares = (c[i, j] ** 2 for i, j in np.ndindex(c.shape) if i != j)
             total += sum(squares) / z.shape[1]
-        return total
+        return total / 2 if convention == "vicregl" else total
 
     return tuple(
         reduce_problems(term, [z_a, z_b], [weight, weight], reduction)

@@ -51,3 +51,32 @@ class Function(torch.autograd.Function):
         ):
             return cls.forward(*args)
         return cls.apply(*args)  # type: ignore[no-untyped-call]
+
+
+class _Once(Function):
+    @staticmethod
+    def forward(message: str, count: int, *tensors: Tensor | None) -> Any:
+        return tuple(None if t is None else t.clone() for t in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.message = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(ctx.message)
+
+
+def once(
+    message: str, grads: tuple[Tensor | None, ...], of: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return gradients; differentiating them again is an error, not a wrong number.
+
+    It is for gradients that were made of constants, so that how they depend on what
+    they are the gradients ``of`` is not in their graph.
+    """
+    # Compiled code has no second derivative.
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return grads
+    out: tuple[Tensor | None, ...] = _Once.call(message, len(grads), *grads, *of)
+    return out

@@ -24,27 +24,61 @@ The second is the part of the variance of both batches together that lies betwee
 The gradient goes through the quotients: it is orthogonal to a common scale of the
 batches, and nothing is won by shrinking both.
 
+Other distances of the covariances, chosen by ``metric``, both terms with ``"root"``:
+
+- ``"root"``: the square roots of the terms above, in either scale.
+- ``"log_euclidean"``: :math:`\frac{1}{4 D^2} \lVert \log(C_a + \rho I) - \log(C_b +
+  \rho I) \rVert_F^2`. It compares variances by their ratios, the small ones as well as
+  the large ones; ρ, ``ridge``, is where small ends.
+- ``"bures"``: :math:`\frac{1}{D} \operatorname{tr} (C_a + C_b - 2 (C_a^{1/2} C_b
+  C_a^{1/2})^{1/2})`; with :math:`w = 1` the loss is the squared 2-Wasserstein distance
+  of two Gaussians, over D. With ``scale="relative"`` its divisor is
+  :math:`\operatorname{tr}(C_a + C_b)`, and it is in [0, 1].
+
 Numerics: rows are centred before the product; moments about the origin lose every digit
 in float32 once the mean exceeds a thousand standard deviations. Where D is well above
 N, products are N × N, in float64: the loss is then a difference of far larger numbers.
-Cost: O(N D min(N, D)) time, O(N D + min(N, D)²) memory, for N = M.
+Cost: O(N D min(N, D)) time, O(N D + min(N, D)²) memory, for N = M. The last two metrics
+decompose D × D matrices, in float64, and take O(D³ + N D²) time and O(N D + D²) memory;
+gradients are known without differentiating eigenvectors, and finite where eigenvalues
+repeat.
 
-References: Eq. 1–3 of :cite:t:`sun2016deep`.
+References: Eq. 1–3 of :cite:t:`sun2016deep`; the log-Euclidean form is that of
+:cite:t:`morerio2018minimal`.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from xmodal_losses._core import checks, moments, precision, ranks, reduce
+from xmodal_losses._core import (
+    checks,
+    linalg,
+    moments,
+    precision,
+    ranks,
+    reduce,
+    spectral,
+)
 from xmodal_losses._core.modules import describe
 
 __all__ = ["CORALLoss", "CORALTerms", "coral", "coral_terms"]
 
 Scale: TypeAlias = Literal["published", "relative"]
 SCALES = ("published", "relative")
+Metric: TypeAlias = Literal["frobenius", "root", "log_euclidean", "bures"]
+METRICS = ("frobenius", "root", "log_euclidean", "bures")
 # What the loss looks at, where the rows are not all here.
 _MOMENTS = frozenset({"aa", "bb", "mean_gap"})
+
+
+class _Form(NamedTuple):
+    """Which distance of the covariances, in which scale."""
+
+    scale: Scale
+    metric: Metric
+    ridge: float  # of log_euclidean
 
 
 class CORALTerms(NamedTuple):
@@ -59,6 +93,8 @@ def coral_terms(
     z_b: Tensor,
     *,
     scale: Scale = "published",
+    metric: Metric = "frobenius",
+    ridge: float | None = None,
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
@@ -72,6 +108,8 @@ def coral_terms(
         z_a: As in :func:`~xmodal_losses.functional.coral`.
         z_b: As in :func:`~xmodal_losses.functional.coral`.
         scale: As in :func:`~xmodal_losses.functional.coral`.
+        metric: As in :func:`~xmodal_losses.functional.coral`.
+        ridge: As in :func:`~xmodal_losses.functional.coral`.
         weight_a: As in :func:`~xmodal_losses.functional.coral`.
         weight_b: As in :func:`~xmodal_losses.functional.coral`.
         reduction: As in :func:`~xmodal_losses.functional.coral`.
@@ -81,13 +119,14 @@ def coral_terms(
 
     Returns:
         ``covariance``, ‖C_a − C_b‖²_F / 4D², and ``mean``, ‖μ_a − μ_b‖² / D; both ≥ 0.
-        With ``scale="relative"`` the two quotients above, both in [0, 1].
+        With ``scale="relative"`` the two quotients above, both in [0, 1]; with another
+        ``metric``, what is above in their place.
     """
+    form = _form("coral_terms", scale, metric, ridge)
     pair = _pair(
         "coral_terms",
         z_a,
         z_b,
-        scale,
         weight_a,
         weight_b,
         reduction,
@@ -98,9 +137,9 @@ def coral_terms(
     with precision.no_autocast(z_a):
         return CORALTerms(
             reduce.problems(
-                _covariance(pair, scale), pair.present, reduction, pair.ranks
+                _covariance(pair, form), pair.present, reduction, pair.ranks
             ),
-            reduce.problems(_mean(pair, scale), pair.present, reduction, pair.ranks),
+            reduce.problems(_mean(pair, form), pair.present, reduction, pair.ranks),
         )
 
 
@@ -110,6 +149,8 @@ def coral(
     *,
     mean_weight: float = 0.0,
     scale: Scale = "published",
+    metric: Metric = "frobenius",
+    ridge: float | None = None,
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
@@ -125,7 +166,11 @@ def coral(
         z_b: Embeddings of modality *b*, shape ``(…, M, D)``, M ≥ 2.
         mean_weight: Weight ≥ 0 of the squared distance of the means.
         scale: ``"published"``, as in the paper, or ``"relative"``, by the size of the
-            covariances, see above.
+            covariances, see above. There is no relative form of ``"log_euclidean"``.
+        metric: ``"frobenius"``, ``"root"``, ``"log_euclidean"`` or ``"bures"``, see
+            above.
+        ridge: ρ > 0 of ``"log_euclidean"``; None: 1e-4. It should be well below the
+            variances that matter. Only there.
         weight_a: Weights ≥ 0 of the rows of ``z_a``, ``(…, N)``; their scale does not
             matter. A row of weight 0 is as if it were not there.
         weight_b: The same for ``z_b``, ``(…, M)``.
@@ -145,7 +190,8 @@ def coral(
 
     Raises:
         TypeError: If an input is not a floating-point tensor.
-        ValueError: If shapes do not fit together or an option is out of range.
+        ValueError: If shapes do not fit together, or an option is out of range or of no
+            use with the others.
 
     Examples:
         >>> import torch, xmodal_losses.functional as F
@@ -156,13 +202,15 @@ def coral(
         tensor(25.)
         >>> F.coral(z, 2 * z, scale="relative")
         tensor(0.5294)
+        >>> F.coral(z, 2 * z, metric="bures")  # (2 − 1)² · tr C_a / 4
+        tensor(0.2500)
     """
     checks.number("coral", "mean_weight", mean_weight, at_least=0.0)
+    form = _form("coral", scale, metric, ridge)
     pair = _pair(
         "coral",
         z_a,
         z_b,
-        scale,
         weight_a,
         weight_b,
         reduction,
@@ -171,35 +219,74 @@ def coral(
         exchange,
     )
     with precision.no_autocast(z_a):
-        return _loss(pair, mean_weight, scale, reduction)
+        return _loss(pair, mean_weight, form, reduction)
+
+
+def _form(caller: str, scale: Scale, metric: Metric, ridge: float | None) -> _Form:
+    """Check the options of the distance."""
+    checks.option(caller, "scale", scale, SCALES)
+    checks.option(caller, "metric", metric, METRICS)
+    if metric != "log_euclidean":
+        if ridge is not None:
+            raise ValueError(
+                f"{caller}: ridge must be None with metric={metric!r}, got {ridge!r}. "
+                "It is for 'log_euclidean'."
+            )
+        return _Form(scale, metric, 0.0)
+    if scale == "relative":
+        raise ValueError(
+            f"{caller}: scale must be 'published' with metric='log_euclidean', got "
+            "'relative'. A common scale of the batches changes it by the ridge only."
+        )
+    if ridge is None:
+        ridge = 1e-4
+    checks.number(caller, "ridge", ridge, above=0.0)
+    return _Form(scale, metric, ridge)
 
 
 def _loss(
-    pair: moments.Pair, mean_weight: float, scale: Scale, reduction: reduce.Reduction
+    pair: moments.Pair, mean_weight: float, form: _Form, reduction: reduce.Reduction
 ) -> Tensor:
-    loss = _covariance(pair, scale)
+    loss = _covariance(pair, form)
     if mean_weight > 0:
-        loss = loss + mean_weight * _mean(pair, scale)
+        loss = loss + mean_weight * _mean(pair, form)
     return reduce.problems(loss, pair.present, reduction, pair.ranks)
 
 
-def _covariance(pair: moments.Pair, scale: Scale) -> Tensor:
-    if scale == "relative":
-        return pair.relative_covariance_gap()
-    return pair.covariance_gap() / (4 * pair.width**2)
+def _covariance(pair: moments.Pair, form: _Form) -> Tensor:
+    relative = form.scale == "relative"
+    if form.metric == "log_euclidean":
+        log_gap = partial(spectral.log_euclidean, ridge=form.ridge)
+        return pair.of_covariances(log_gap) / (4 * pair.width**2)
+    if form.metric == "bures":
+        if relative:
+            return pair.of_covariances(_relative_bures)
+        return pair.of_covariances(spectral.bures) / pair.width
+    if relative:
+        return _power(pair.relative_covariance_gap(), form)
+    return _power(pair.covariance_gap() / (4 * pair.width**2), form)
 
 
-def _mean(pair: moments.Pair, scale: Scale) -> Tensor:
-    if scale == "relative":
-        return pair.relative_mean_gap()
-    return pair.mean_gap().square().sum(-1) / pair.width
+def _mean(pair: moments.Pair, form: _Form) -> Tensor:
+    if form.scale == "relative":
+        return _power(pair.relative_mean_gap(), form)
+    return _power(pair.mean_gap().square().sum(-1) / pair.width, form)
+
+
+def _power(term: Tensor, form: _Form) -> Tensor:
+    # Where batches agree the root has no slope; it is taken to be 0.
+    return linalg.sqrt(term) if form.metric == "root" else term
+
+
+def _relative_bures(c_a: Tensor, c_b: Tensor) -> Tensor:
+    size = (c_a + c_b).diagonal(dim1=-2, dim2=-1).sum(-1)
+    return spectral.bures(c_a, c_b) * reduce.inverse(size)
 
 
 def _pair(
     caller: str,
     z_a: Tensor,
     z_b: Tensor,
-    scale: Scale,
     weight_a: Tensor | None,
     weight_b: Tensor | None,
     reduction: reduce.Reduction,
@@ -207,7 +294,6 @@ def _pair(
     grad_reduce: ranks.GradReduce,
     exchange: moments.Exchange | None,
 ) -> moments.Pair:
-    checks.option(caller, "scale", scale, SCALES)
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
     everyone = ranks.joined(caller, group, grad_reduce, exchange, moments.EXCHANGES)
     least = 2 if everyone is None else 0
@@ -233,6 +319,8 @@ class CORALLoss(nn.Module):
     Args:
         mean_weight: As in the function.
         scale: As in the function.
+        metric: As in the function.
+        ridge: As in the function.
         reduction: As in the function.
         gather: True: the default process group; or a process group, the ``group`` of
             the function. False: the batch is here.
@@ -259,6 +347,8 @@ class CORALLoss(nn.Module):
         *,
         mean_weight: float = 0.0,
         scale: Scale = "published",
+        metric: Metric = "frobenius",
+        ridge: float | None = None,
         reduction: reduce.Reduction = "mean",
         gather: bool | ranks.Group = False,
         grad_reduce: ranks.GradReduce = "mean",
@@ -266,10 +356,12 @@ class CORALLoss(nn.Module):
     ) -> None:
         super().__init__()
         checks.number("CORALLoss", "mean_weight", mean_weight, at_least=0.0)
-        checks.option("CORALLoss", "scale", scale, SCALES)
+        _form("CORALLoss", scale, metric, ridge)
         checks.option("CORALLoss", "reduction", reduction, reduce.REDUCTIONS)
         self.mean_weight = mean_weight
         self.scale: Scale = scale
+        self.metric: Metric = metric
+        self.ridge = ridge
         self.reduction: reduce.Reduction = reduction
         ranks.check_module(
             "CORALLoss", gather, grad_reduce, exchange, moments.EXCHANGES
@@ -292,6 +384,8 @@ class CORALLoss(nn.Module):
             z_b,
             mean_weight=self.mean_weight,
             scale=self.scale,
+            metric=self.metric,
+            ridge=self.ridge,
             weight_a=weight_a,
             weight_b=weight_b,
             reduction=self.reduction,
@@ -301,7 +395,8 @@ class CORALLoss(nn.Module):
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
-        return _loss(pair, self.mean_weight, self.scale, self.reduction)
+        form = _form("CORALLoss", self.scale, self.metric, self.ridge)
+        return _loss(pair, self.mean_weight, form, self.reduction)
 
     def extra_repr(self) -> str:
         """Return the options."""
@@ -309,6 +404,8 @@ class CORALLoss(nn.Module):
             self,
             "mean_weight",
             "scale",
+            "metric",
+            "ridge",
             "reduction",
             "gather",
             "grad_reduce",

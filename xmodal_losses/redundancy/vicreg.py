@@ -13,16 +13,18 @@ both unbiased,
 The invariance term pulls partners together, the variance term keeps each feature
 spread out, the covariance term keeps features from repeating each other. No negatives.
 
-Conventions differ in two factors: ``"official"`` is the authors' code and the formula
-above; ``"algorithm1"`` of the paper's appendix has no ½ before the variance;
-``"paper"``, Eq. 1–6, moreover has no 1/D in s.
+Conventions differ in three factors: ``"official"`` is the authors' code and the formula
+above, and ``"lightly"`` the same; ``"algorithm1"`` of the paper's appendix has no ½
+before the variance, and ``"solo-learn"`` follows it; ``"paper"``, Eq. 1–6, moreover has
+no 1/D in s; ``"vicregl"``, of feature maps, has a ½ before the covariance, too.
 
 Numerics: rows are centred before the products. Where both modalities have collapsed to
 a point the variance term has no gradient: the hinge is steep there, but the derivative
 of the variance itself is 0. Where D is well above N, products are N × N, in float64.
 Cost: O(N D min(N, D)) time, O(N D + min(N, D)²) memory.
 
-References: Eq. 1–6 and Algorithm 1 of :cite:t:`bardes2022vicreg`.
+References: Eq. 1–6 and Algorithm 1 of :cite:t:`bardes2022vicreg`; the code of
+:cite:t:`bardes2022vicregl`.
 """
 
 from typing import Literal, NamedTuple, TypeAlias
@@ -35,10 +37,29 @@ from xmodal_losses._core.modules import describe
 
 __all__ = ["VICRegLoss", "VICRegTerms", "vicreg", "vicreg_terms"]
 
-Convention: TypeAlias = Literal["official", "algorithm1", "paper"]
-CONVENTIONS = ("official", "algorithm1", "paper")
+Convention: TypeAlias = Literal[
+    "official", "algorithm1", "paper", "lightly", "solo-learn", "vicregl"
+]
 # What the loss looks at, where the rows are not all here.
 _MOMENTS = frozenset({"aa", "bb", "square_gap"})
+
+
+class _Form(NamedTuple):
+    """What conventions differ in."""
+
+    per_column: bool  # the invariance
+    variance: float  # factor of both modalities' hinges
+    covariance: float
+
+
+_FORMS = {
+    "official": _Form(True, 0.5, 1.0),
+    "algorithm1": _Form(True, 1.0, 1.0),
+    "paper": _Form(False, 1.0, 1.0),
+    "lightly": _Form(True, 0.5, 1.0),
+    "solo-learn": _Form(True, 1.0, 1.0),
+    "vicregl": _Form(True, 0.5, 0.5),
+}
 
 
 class VICRegTerms(NamedTuple):
@@ -77,8 +98,8 @@ def vicreg_terms(
         exchange: As in :func:`~xmodal_losses.functional.vicreg`.
 
     Returns:
-        ``invariance`` s, ``variance`` (both modalities, with the ½ if the convention
-        has it) and ``covariance`` c(A) + c(B); all ≥ 0.
+        ``invariance`` s, ``variance`` and ``covariance`` of both modalities, with the
+        factors of the convention; all ≥ 0.
     """
     _check_options("vicreg_terms", target_std, eps, convention, reduction)
     pair = _pair("vicreg_terms", z_a, z_b, weight, group, grad_reduce, exchange)
@@ -117,7 +138,8 @@ def vicreg(
         covariance_weight: ν ≥ 0.
         target_std: γ ≥ 0, the standard deviation each column should reach.
         eps: ε ≥ 0, added to the variance before its root is taken.
-        convention: ``"official"``, ``"algorithm1"`` or ``"paper"``, see above.
+        convention: ``"official"``, ``"algorithm1"``, ``"paper"``, ``"lightly"``,
+            ``"solo-learn"`` or ``"vicregl"``, see above.
         weight: Weights ≥ 0 of the rows, ``(…, N)``; their scale does not matter. A row
             of weight 0 is as if it were not there.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
@@ -147,14 +169,22 @@ def vicreg(
     _check_weights("vicreg", invariance_weight, variance_weight, covariance_weight)
     _check_options("vicreg", target_std, eps, convention, reduction)
     pair = _pair("vicreg", z_a, z_b, weight, group, grad_reduce, exchange)
+    weights = invariance_weight, variance_weight, covariance_weight
     with precision.no_autocast(z_a):
-        terms = _terms(pair, target_std, eps, convention, reduction)
-    return _sum(terms, invariance_weight, variance_weight, covariance_weight)
+        return loss_of(pair, weights, target_std, eps, convention, reduction)
 
 
-def _sum(
-    terms: VICRegTerms, invariance: float, variance: float, covariance: float
+def loss_of(
+    pair: moments.Pair,
+    weights: tuple[float, float, float],
+    target_std: float,
+    eps: float,
+    convention: Convention,
+    reduction: reduce.Reduction,
 ) -> Tensor:
+    """Return the loss of two batches, of which the moments are known."""
+    terms = _terms(pair, target_std, eps, convention, reduction)
+    invariance, variance, covariance = weights
     return (
         invariance * terms.invariance
         + variance * terms.variance
@@ -169,15 +199,14 @@ def _terms(
     convention: Convention,
     reduction: reduce.Reduction,
 ) -> VICRegTerms:
+    form = _FORMS[convention]
     a, b = pair.spreads()
     gap = pair.mean_square_gap()
-    invariance = gap if convention == "paper" else gap / pair.width
+    invariance = gap / pair.width if form.per_column else gap
     # With eps = 0, a constant column has std 0 and gradient 0.
     std = linalg.sqrt(torch.stack((a.variance, b.variance)) + eps)
-    variance = torch.relu(target_std - std).mean(-1).sum(0)
-    if convention == "official":
-        variance = variance / 2
-    covariance = (a.off_diagonal + b.off_diagonal) / pair.width
+    variance = form.variance * torch.relu(target_std - std).mean(-1).sum(0)
+    covariance = (a.off_diagonal + b.off_diagonal) * (form.covariance / pair.width)
     return VICRegTerms(
         reduce.problems(invariance, pair.present, reduction, pair.ranks),
         reduce.problems(variance, pair.present, reduction, pair.ranks),
@@ -224,7 +253,7 @@ def _check_options(
 ) -> None:
     checks.number(caller, "target_std", target_std, at_least=0.0)
     checks.number(caller, "eps", eps, at_least=0.0)
-    checks.option(caller, "convention", convention, CONVENTIONS)
+    checks.option(caller, "convention", convention, tuple(_FORMS))
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
 
 
@@ -311,9 +340,9 @@ class VICRegLoss(nn.Module):
         )
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
-        terms = _terms(pair, self.target_std, self.eps, self.convention, self.reduction)
-        return _sum(
-            terms, self.invariance_weight, self.variance_weight, self.covariance_weight
+        weights = self.invariance_weight, self.variance_weight, self.covariance_weight
+        return loss_of(
+            pair, weights, self.target_std, self.eps, self.convention, self.reduction
         )
 
     def extra_repr(self) -> str:

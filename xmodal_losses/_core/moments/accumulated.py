@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xmodal_losses._core.linalg import negligible
+from xmodal_losses._core.linalg import negligible, sqrt
 from xmodal_losses._core.moments.energy import sum_of_squares
 from xmodal_losses._core.moments.pair import Pair, Spread
 from xmodal_losses._core.moments.products import Directions
@@ -56,6 +56,9 @@ class Summary(NamedTuple):
         gap = self.moments["aa"] - self.moments["bb"]
         return sum_of_squares(gap).to(self.dtype)
 
+    def of_covariances(self, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return f(self.moments["aa"], self.moments["bb"]).to(self.dtype)
+
     def relative_covariance_gap(self) -> Tensor:
         a, b = self.moments["aa"], self.moments["bb"]
         sizes = sum_of_squares(a) + sum_of_squares(b)
@@ -79,17 +82,24 @@ class Summary(NamedTuple):
         )
         return a, b
 
-    def correlation(self, eps: float) -> tuple[Tensor, Tensor]:
+    def correlation(
+        self, eps: float, *, unbiased: bool = False, target: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         floor = (eps * self.total_over_dof).unsqueeze(-1)
         scales = []
         for name in ("variance_a", "variance_b"):
-            squares = self.moments[name] + floor
+            variance = self.moments[name]
+            of_std = (sqrt(variance) + eps).square()
+            squares = of_std if unbiased else variance + floor
             constant = negligible(squares)
             scale = squares.masked_fill(constant, 1.0).rsqrt()
             scales.append(scale.masked_fill(constant, 0.0))
         r = scales[0].unsqueeze(-1) * self.moments["ab"] * scales[1].unsqueeze(-2)
+        if unbiased:
+            r = r * inverse(self.total_over_dof)[..., None, None]
         one_minus = 1 - r.diagonal(dim1=-2, dim2=-1)
-        return one_minus.to(self.dtype), _off_diagonal_energy(r).to(self.dtype)
+        off_diagonal = _off_diagonal_energy(r - target)
+        return one_minus.to(self.dtype), off_diagonal.to(self.dtype)
 
 
 def _off_diagonal_energy(c: Tensor) -> Tensor:

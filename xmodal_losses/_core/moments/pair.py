@@ -1,5 +1,6 @@
 """What a loss may ask of two batches."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -54,6 +55,9 @@ class Pair(Protocol):
     def covariance_gap(self) -> Tensor:
         """Return ‖C_aa − C_bb‖²_F, ``(…)``."""
 
+    def of_covariances(self, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return f(C_aa, C_bb), ``(…)``, computed in float64."""
+
     def relative_covariance_gap(self) -> Tensor:
         """Return ‖C_aa − C_bb‖²_F / (‖C_aa‖²_F + ‖C_bb‖²_F), ``(…)``; 0/0 is 0."""
 
@@ -63,9 +67,13 @@ class Pair(Protocol):
     def spreads(self) -> tuple[Spread, Spread]:
         """Return the spread of either batch."""
 
-    def correlation(self, eps: float) -> tuple[Tensor, Tensor]:
-        """Return 1 − R_ii ``(…, D)`` and Σ_{i≠j} R²_ij ``(…)`` of paired rows.
+    def correlation(
+        self, eps: float, *, unbiased: bool = False, target: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return 1 − R_ii ``(…, D)`` and Σ_{i≠j} (R_ij − target)² ``(…)``.
 
-        R_ij = Σ a_i b_j / (√(Σ a_i² + n·eps) √(Σ b_j² + n·eps)) with the eps of batch
-        normalisation. A constant column has R = 0 and gets no gradient.
+        Of paired rows, R_ij = Σ a_i b_j / (√(Σ a_i² + n·eps) √(Σ b_j² + n·eps)) with
+        the eps of batch normalisation; ``unbiased``, R_ij = Σ a_i b_j / n /
+        ((s_i + eps) (s_j + eps)) with unbiased standard deviations s. With eps = 0, a
+        constant column has R = 0 and gets no gradient.
         """

@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xmodal_losses._core.function import Function
+from xmodal_losses._core.function import Function, once
 
 _ROWS = 512  # wide at a time
+_TWICE = (
+    "dcca: objective must be 'frobenius' with all components for second derivatives, "
+    "got 'trace' or a smaller num_components."
+)
 
 
 class Centred(NamedTuple):
@@ -158,30 +162,6 @@ class _Along(Function):
             torch.cat(grad_a, -2) if need_a else None,
             torch.cat(grad_b, -2) if need_b else None,
         )
-        # Compiled code has no second derivative.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            grads = _Once.call(*grads, grad)
-        return None, None, None, None, None, grads[0], None, grads[1], None, None
-
-
-class _Once(Function):
-    """Hands gradients on; differentiating them again is an error, not a wrong number.
-
-    How the directions turn with the covariances is not in the graph.
-    """
-
-    @staticmethod
-    def forward(*grads: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        a, b, *_ = (None if grad is None else grad.clone() for grad in grads)
-        return a, b
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(
-            "dcca: objective must be 'frobenius' with all components for second "
-            "derivatives, got 'trace' or a smaller num_components."
-        )
+        # How the directions turn with the covariances is not in the graph.
+        of_a, of_b = once(_TWICE, grads, (grad,))
+        return None, None, None, None, None, of_a, None, of_b, None, None

@@ -1,5 +1,6 @@
 """Second moments of rows in memory."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -97,77 +98,85 @@ def _one_over_root(z: Tensor) -> Tensor:
 
 
 class _UnitColumns(Function):
-    """u = x·s with s = 1/√(‖x‖² + floor), and 1 − ‖u‖²; x about its mean if asked for.
+    """u = x·s with s = 1/√(‖x‖² + c²), and 1 − ‖u‖²; x about its mean if asked for.
 
-    The derivative of s is −s²u: both are differentiable outputs, so that the backward
-    pass needs nothing else, to any order.
+    Or s = 1/(‖x‖ + c), if c is to be ``added``. The derivative of s is −s²u, or
+    −s²u/‖u‖: both are differentiable outputs, so that the backward pass needs nothing
+    else, to any order.
     """
 
     @staticmethod
     def forward(
-        x: Tensor, floor: Tensor | None, centre: bool
+        x: Tensor, c: Tensor | None, centre: bool, added: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         if centre:
             x = _about_mean(x)
-        # u does not depend on a common scale of x and √floor: the largest entry is
-        # divided out, so that squares neither overflow nor underflow.
+        # u does not depend on a common scale of x and c: the largest entry is divided
+        # out, so that squares neither overflow nor underflow.
         scale = x.abs().amax(-2, keepdim=True)
-        if floor is not None:
-            scale = torch.maximum(scale, floor.sqrt())
+        if c is not None:
+            scale = torch.maximum(scale, c)
         constant = linalg.negligible(scale)
         scale = scale.masked_fill(constant, 1.0)
         u = x / scale
         squares = (u * u).sum(-2, keepdim=True)
         lacking = constant.to(u.dtype)
-        if floor is not None:
-            floor = (floor.sqrt() / scale).square()
-            squares = squares + floor
-            lacking = (floor / squares).masked_fill(constant, 1.0)
+        if c is not None:
+            c = c / scale
+            more = c * (c + 2 * squares.sqrt()) if added else c.square()
+            squares = squares + more
+            lacking = (more / squares).masked_fill(constant, 1.0)
         length = squares.sqrt().masked_fill(constant, torch.inf)
         u /= length
         return u, (scale * length).reciprocal(), lacking.squeeze(-2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, _, ctx.centre = inputs
+        _, c, ctx.centre, ctx.added = inputs
         u, inverse_length, lacking = output
         ctx.mark_non_differentiable(lacking)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(u, inverse_length)
+        ctx.save_for_backward(u, inverse_length, c)
 
     @staticmethod
     def backward(ctx: Any, grad_u: Tensor, grad_s: Tensor | None, _: Any) -> Any:
-        u, s = ctx.saved_tensors
+        u, s, c = ctx.saved_tensors
         along = (u * grad_u).sum(-2, keepdim=True)
         if grad_s is not None:  # in second derivatives only
             along = along + s * grad_s
-        grad_floor = None
-        if ctx.needs_input_grad[1]:  # a floor made of learned weights
-            grad_floor = (-0.5 * s.square() * along).sum(-1, keepdim=True)
-        grad = (u * along).sub_(grad_u).mul_(-s)
+        grad_c = None
+        if ctx.needs_input_grad[1]:  # made of learned weights
+            share = s if ctx.added else c * s.square()
+            grad_c = (-share * along).sum(-1, keepdim=True)
+        direction = u
+        if ctx.added:
+            norm = linalg.sqrt(u.square().sum(-2, keepdim=True))
+            direction = u * reduce.inverse(norm)
+        grad = (direction * along).sub_(grad_u).mul_(-s)
         if ctx.centre:
             grad = grad.sub_(grad.mean(-2, keepdim=True))
-        return grad, grad_floor, None
+        return grad, grad_c, None, None
 
 
 def unit_columns(
-    z: Tensor, weight: Tensor | None, floor: Tensor | None
+    z: Tensor, weight: Tensor | None, c: Tensor | None, *, added: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Divide columns x = √w·(z − mean) by √(‖x‖² + floor).
+    """Divide columns x = √w·(z − mean) by √(‖x‖² + c²), or by ‖x‖ + c.
 
     Args:
         z: Rows, ``(…, N, D)``.
         weight: ``(…, N)``, or None.
-        floor: ``(…, 1, 1)``; None is 0.
+        c: ``(…, 1, 1)``; None is 0.
+        added: Whether c is added to the length, and not its square to the square.
 
     Returns:
         The columns u ``(…, N, D)``, and what each lacks of unit length, 1 − ‖u‖²
-        ``(…, D)``: 0 for floor = 0, 1 for a zero column (whose u is 0, and which gets
-        no gradient).
+        ``(…, D)``: 0 for c = 0, 1 for a zero column (whose u is 0, and which gets no
+        gradient if c = 0).
     """
     centre = weight is None
     x = z if centre else _rows(z, weight, divide=False)
-    u, _, lacking = _UnitColumns.call(x, floor, centre)
+    u, _, lacking = _UnitColumns.call(x, c, centre, added)
     return u, lacking
 
 
@@ -256,6 +265,10 @@ class PairOfRows:
         x, y = (_rows(*side, divide=True) for side in self._sides)
         return energy.gap(x, y)
 
+    def of_covariances(self, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        x, y = (_rows(z.double(), w, divide=True) for z, w in self._sides)
+        return f(x.mT @ x, y.mT @ y).to(self._sides[0][0].dtype)
+
     def relative_covariance_gap(self) -> Tensor:
         x, y = (_rows(*side, divide=True) for side in self._sides)
         return relative.covariance_share(x, y)
@@ -268,17 +281,43 @@ class PairOfRows:
         a, b = (_rows(*side, divide=True) for side in self._sides)
         return Spread(*energy.own(a)), Spread(*energy.own(b))
 
-    def correlation(self, eps: float) -> tuple[Tensor, Tensor]:
-        (u, lacking_u), (v, lacking_v) = (
-            unit_columns(z, weight, _floor(z, weight, eps)) for z, weight in self._sides
-        )
-        return energy.cross(u, v, lacking_u + lacking_v)
+    def correlation(
+        self, eps: float, *, unbiased: bool = False, target: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        columns = _unbiased_columns if unbiased else _columns
+        (u, lacking_u), (v, lacking_v) = (columns(*side, eps) for side in self._sides)
+        one_minus, squares = energy.cross(u, v, lacking_u + lacking_v)
+        if target:  # Σ(R − t)² = ΣR² − 2t·ΣR + t²·D(D − 1)
+            total = (u.sum(-1) * v.sum(-1)).sum(-1) - (1 - one_minus).sum(-1)
+            d = u.shape[-1]
+            squares = squares - 2 * target * total + target**2 * (d * (d - 1))
+        return one_minus, squares
 
 
-def _floor(z: Tensor, weight: Tensor | None, eps: float) -> Tensor | None:
-    """Return n·eps, or Σw·eps, ``(…, 1, 1)``."""
-    if eps == 0:
-        return None
+def _columns(z: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """Return columns over √(n·(variance + eps)), and what they lack of unit length."""
+    c = None if eps == 0 else linalg.sqrt(eps * _size(z, weight))
+    return unit_columns(z, weight, c)
+
+
+def _unbiased_columns(
+    z: Tensor, weight: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return columns over √n·(s + eps) with the unbiased s, and what they lack."""
+    n = _size(z, weight)
     if weight is None:
-        return eps * z.new_full((1, 1), z.shape[-2])
-    return eps * weight.to(z.dtype).sum(-1)[..., None, None]
+        dof = n - 1
+    else:
+        w = weight.to(z.dtype)[..., None]
+        dof = n - w.square().sum(-2, keepdim=True) * inverse(n)
+    c = None if eps == 0 else eps * linalg.sqrt(dof)
+    u, lacking = unit_columns(z, weight, c, added=eps > 0)
+    share = (dof * inverse(n)).clamp_min(0.0)
+    return linalg.sqrt(share) * u, 1 - share.squeeze(-1) * (1 - lacking)
+
+
+def _size(z: Tensor, weight: Tensor | None) -> Tensor:
+    """Return n, or Σw, ``(…, 1, 1)``."""
+    if weight is None:
+        return z.new_full((1, 1), z.shape[-2])
+    return weight.to(z.dtype).sum(-1)[..., None, None]
