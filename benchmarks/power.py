@@ -307,24 +307,25 @@ def _entry(result: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure, print, save: one file per suite."""
     parser = common.parser(__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=500, help="at most")
     parser.add_argument("--suites", nargs="+", choices=list(SUITES))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    results = []
-    for cell in cells():
-        if args.suites and cell.suite not in args.suites:
-            continue
-        result = measured(cell, 2 if args.quick else args.repetitions)
-        print(
-            f"{cell.suite}: {cell.row}, {cell.column}: {_entry(result)}, "
-            f"{off(result):+.1f} standard errors",
-            flush=True,
-        )
-        results.append(result)
-    common.save("power", args, results, partial=bool(args.suites))
+    for suite in args.suites or SUITES:
+        results = []
+        for cell in cells():
+            if cell.suite != suite:
+                continue
+            result = measured(cell, 2 if args.quick else args.repetitions)
+            print(
+                f"{suite}: {cell.row}, {cell.column}: {_entry(result)}, "
+                f"{off(result):+.1f} standard errors",
+                flush=True,
+            )
+            results.append(result)
+        common.save(f"power--{suite}", args, results, partial=False)
 
 
 if __name__ == "__main__":
