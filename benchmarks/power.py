@@ -282,28 +282,29 @@ def off(result: dict[str, Any]) -> float:
 
 
 def shown(results: list[dict[str, Any]]) -> str:
-    """Return the tables of the page."""
-    parts = []
-    for suite, title in SUITES.items():
-        some = [result for result in results if result["suite"] == suite]
-        columns = list(dict.fromkeys(result["column"] for result in some))
-        rows = list(dict.fromkeys(result["row"] for result in some))
-        at = {(result["row"], result["column"]): result for result in some}
-        body = [
-            [row, *(_entry(at.get((row, column))) for column in columns)]
-            for row in rows
-        ]
-        parts.append(f"**{title}**\n\n{table(['', *columns], body)}")
-    return "\n\n".join(parts)
+    """Return the table of a suite."""
+    columns = list(dict.fromkeys(result["column"] for result in results))
+    rows = list(dict.fromkeys(result["row"] for result in results))
+    at = {(result["row"], result["column"]): result for result in results}
+    body = [
+        [row, *(_entry(at[row, column]) for column in columns if (row, column) in at)]
+        for row in rows
+    ]
+    return table(["", *columns], body)
 
 
-def _entry(result: dict[str, Any] | None) -> str:
-    if result is None:
-        return "–"
-    text = f"{result['share']:.3f}"
+def _entry(result: dict[str, Any]) -> str:
+    text = f"{result['share']:.3f} ± {error(result):.3f}"
     if result["published"] is not None:
         text += f" ({result['published']:.3f})"
     return text
+
+
+def error(result: dict[str, Any]) -> float:
+    """Return the standard error of a share, by that of one more success and failure."""
+    count = result["repetitions"] + 2
+    share = (result["rejected"] + 1) / count
+    return math.sqrt(share * (1 - share) / count)
 
 
 def main() -> None:

@@ -13,13 +13,15 @@ import pytest
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from xmodal_losses import dense, kernels
+from xmodal_losses import dense, kernels, two_sample
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "xmodal_losses"
 FAMILIES = ("contrastive", "correlation", "distribution", "redundancy")
 # What feeds the losses and knows none of them.
 BESIDE = ("dense",)
+# What stands on several families: a folder, and files.
+TESTS = ("two_sample",)
 ABOVE = (
     "gradient_cache.py",
     "large_batch.py",
@@ -80,7 +82,7 @@ PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
-    | {"dense", "functional", "kernels"}
+    | {"dense", "functional", "kernels", "two_sample"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
     F: {
@@ -102,6 +104,7 @@ PUBLIC = {
         "paired_rows",
         "sample_positions",
     },
+    two_sample: {"KernelTest", "MMDAggResult", "mmd_agg"},
 }
 
 # The same at the end of every function, and of every module.
@@ -226,6 +229,10 @@ SIGNATURES = {
     "paired_rows": "(map_a, map_b, num, *, method='random', scores=None, "
     "valid_a=None, valid_b=None, min_distance=0.0, shared=False, warp=None, "
     "offset=None, jitter=0.0, ids=None, generator=None)",
+    "mmd_agg": "(x, y, *, alpha=0.05, kernels=('laplace', 'gaussian'), "
+    "num_bandwidths=10, weights='uniform', paired=False, ids=None, "
+    "resampling='auto', num_diagonals=None, quantile_draws=2000, level_draws=2000, "
+    "chunk_size=None, generator=None)",
     "CrossModalObjective": "(terms=None, *, gather=False, grad_reduce='mean', "
     "lean=False)",
     "Term": "(loss, *, weight=1.0, input='projection')",
@@ -247,7 +254,9 @@ SIGNATURES = {
 
 def public(name):
     """Return the object users get under this name."""
-    return next(getattr(m, name) for m in (F, xl, dense) if hasattr(m, name))
+    return next(
+        getattr(m, name) for m in (F, xl, dense, two_sample) if hasattr(m, name)
+    )
 
 
 def bare(signature):
@@ -275,6 +284,7 @@ def test_both_spellings_are_one_object():
     assert xl.functional is F
     assert xl.kernels is kernels
     assert xl.dense is dense
+    assert xl.two_sample is two_sample
     for name in KERNELS:
         assert getattr(xl, name) is getattr(kernels, name)
 
@@ -286,7 +296,7 @@ def test_signature(name):
 
 def test_every_public_callable_has_its_signature_pinned():
     unpinned = {name for name in PUBLIC[F] if name.endswith("Terms")}
-    unpinned |= {"Kernel", "PairedRows", "Places"}
+    unpinned |= {"Kernel", "KernelTest", "MMDAggResult", "PairedRows", "Places"}
     names = {
         name
         for module in PUBLIC
@@ -365,9 +375,11 @@ def test_imports_follow_the_layers(path):
         allowed = ("xmodal_losses._core",)
     elif layer in FAMILIES + BESIDE:
         allowed = ("xmodal_losses._core", f"xmodal_losses.{layer}")
-    elif path.name in ABOVE:
+    elif path.name in ABOVE or layer in TESTS:
         allowed = tuple(f"xmodal_losses.{layer}" for layer in ("_core", *FAMILIES))
         allowed += ("xmodal_losses.schedules",)
+        if layer in TESTS:
+            allowed += (f"xmodal_losses.{layer}",)
     else:
         allowed = ("xmodal_losses",)
     for name in own:
@@ -393,7 +405,7 @@ def test_re_exports_define_nothing(path):
 
 def test_the_families_are_the_folders():
     folders = {path.parts[0] for path in sources() if len(path.parts) > 1}
-    assert folders == {*FAMILIES, *BESIDE, "_core"}
+    assert folders == {*FAMILIES, *BESIDE, *TESTS, "_core"}
 
 
 @pytest.mark.parametrize("loss", LOSSES)

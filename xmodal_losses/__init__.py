@@ -1,6 +1,6 @@
 """Numerically checked, batched PyTorch losses that make two modalities agree."""
 
-from xmodal_losses import dense, functional, kernels
+from xmodal_losses import dense, functional, kernels, two_sample
 from xmodal_losses._core.pairs import ExtraNegatives
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
 from xmodal_losses.contrastive.cross_modality_contrastive_center import (
@@ -87,4 +87,5 @@ __all__ = [
     "dense",
     "functional",
     "kernels",
+    "two_sample",
 ]

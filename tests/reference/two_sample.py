@@ -24,9 +24,7 @@ def weighting(name, count):
 
 def grid(pool, p, count):
     """Section 5.2, for the distances of a pool, without a scale of its own."""
-    found = [
-        (np.abs(u - v) ** p).sum() ** (1 / p) for u, v in combinations(pool, 2)
-    ]
+    found = [(np.abs(u - v) ** p).sum() ** (1 / p) for u, v in combinations(pool, 2)]
     found = sorted(d for d in found if d > 0)
     if not found:
         return np.ones(count)

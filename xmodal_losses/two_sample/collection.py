@@ -11,7 +11,7 @@ which row is of which sample, as an exact level requires.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -64,8 +64,11 @@ class Choice:
         weights: Weighting | Sequence[float],
     ) -> None:
         # An nn.Module may be iterable, so a kernel alone is asked for first.
-        single = isinstance(kernels, (str, Kernel))
-        chosen = [kernels] if single else list(kernels)  # type: ignore[arg-type]
+        chosen: list[object] = (
+            list(kernels)
+            if isinstance(kernels, Iterable) and not isinstance(kernels, (str, Kernel))
+            else [kernels]
+        )
         self.families = [name for name in chosen if isinstance(name, str)]
         self.kernels = [kernel for kernel in chosen if isinstance(kernel, Kernel)]
         if not chosen or len(chosen) not in (len(self.families), len(self.kernels)):

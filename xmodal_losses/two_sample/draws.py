@@ -56,9 +56,7 @@ def splits(
     return torch.cat(parts).T.contiguous().to(device)
 
 
-def order(
-    n: int, device: torch.device, generator: torch.Generator | None
-) -> Tensor:
+def order(n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Return a random order of n rows."""
     source = device if generator is None else generator.device
     return torch.randperm(n, generator=generator, device=source).to(device)

@@ -26,7 +26,8 @@ of centred entries; draws that are equal but for rounding are equal. Cost: N²B/
 multiply-adds per kernel for B draws of N pairs, four times as many for permutations of
 N + M = 2N rows, and O(N B) memory: one byte per row and draw, and some tiles.
 
-References: :cite:t:`schrab2023mmd`, Algorithm 1; incomplete: :cite:t:`schrab2022aggregated`.
+References: :cite:t:`schrab2023mmd`, Algorithm 1; the incomplete test:
+:cite:t:`schrab2022efficient`.
 """
 
 from collections.abc import Sequence
@@ -190,7 +191,7 @@ def mmd_agg(
         paired=paired,
         resampling="wild_bootstrap" if wild else "permutation",
         num_diagonals=num_diagonals,
-        num_ids=None if ids is None else len(ids.unique()),
+        num_ids=None if ids is None else len(torch.unique(ids)),
         draws=(quantile_draws, level_draws),
     )
 
@@ -201,7 +202,7 @@ def _check_samples(caller: str, x: Tensor, y: Tensor) -> None:
         if sample.ndim != 2:
             raise ValueError(
                 f"{caller}: {name} must be one sample (N, D), got shape "
-                f"{tuple(sample.shape)}. Flatten leading dimensions, or test one by one."
+                f"{tuple(sample.shape)}. Test leading dimensions one by one."
             )
     if x.device != y.device:
         raise ValueError(

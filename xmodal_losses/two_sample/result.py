@@ -1,5 +1,6 @@
 """What a test says."""
 
+import re
 from dataclasses import dataclass, field
 
 from xmodal_losses.distribution.kernels import Kernel
@@ -34,8 +35,8 @@ class MMDAggResult:
 
     Attributes:
         rejected: True: the samples differ, at level ``alpha``. It is so where
-            ``p_value <= alpha``, ``statistic > threshold``, or any of ``tests`` rejects,
-            which all are the same.
+            ``p_value <= alpha``, where ``statistic > threshold`` and where any of
+            ``tests`` rejects, which is one and the same.
         p_value: Of the aggregated test, in (0, 1].
         alpha: The level that was asked for.
         statistic: The estimate of the squared MMD by ``kernel``.
@@ -80,13 +81,22 @@ class MMDAggResult:
             sizes += f" of {self.num_ids} ids"
         count = len(self.tests)
         rejecting = sum(test.rejected for test in self.tests)
-        part = "" if self.num_diagonals is None else "incomplete, "
+        part = (
+            ""
+            if self.num_diagonals is None
+            else f"incomplete ({self.num_diagonals} diagonals), "
+        )
         draws = " + ".join(map(str, self.draws))
         sign = ">" if self.rejected else "<="
+        number = "kernel rejects" if count == 1 else "kernels reject"
+        # Bandwidths that a rule has found have sixteen digits.
+        kernel = re.sub(
+            r"\d+\.\d{5,}(e[+-]\d+)?", lambda m: f"{float(m[0]):.4g}", repr(self.kernel)
+        )
         return (
             f"MMDAgg: {verdict}\n"
             f"{sizes}; {part}{self.resampling.replace('_', ' ')}, {draws} draws; "
-            f"{rejecting} of {count} kernel{'s' if count > 1 else ''} reject.\n"
-            f"Clearest: {self.kernel}, squared MMD {self.statistic:.4g} {sign} "
+            f"{rejecting} of {count} {number}.\n"
+            f"Clearest: {kernel}, squared MMD {self.statistic:.4g} {sign} "
             f"{self.threshold:.4g}."
         )
