@@ -1,5 +1,8 @@
 """How often MMDAgg rejects, where it should not and where it should."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
@@ -139,6 +142,36 @@ def test_power_is_the_published_one(suite, row, column, repetitions):
     assert abs(power.off(power.measured(cell, repetitions))) < 3.3
 
 
+def published_sampler(theta_seed, seed, n, perturbations, height):
+    """Draw one row at a time, as the authors' `f_theta_sampler` does, in d = 1."""
+
+    def bump(t):
+        if -1 < t < -0.5:
+            return np.exp(-1 / (1 - (4 * t + 3) ** 2))
+        if -0.5 < t < 0:
+            return -np.exp(-1 / (1 - (4 * t + 1) ** 2))
+        return 0
+
+    theta = np.random.RandomState(theta_seed).choice([-1, 1], perturbations)
+    stream = np.random.RandomState(seed)
+    rows = []
+    while len(rows) < n:
+        x = stream.uniform(0, 1, 1)
+        level = stream.uniform(0, 1 + height * np.exp(-1))
+        density = 1 + height * sum(
+            theta[i] * bump(x[0] * perturbations - i - 1) for i in range(perturbations)
+        )
+        if level <= density:
+            rows.append(x)
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("perturbations", [1, 3])
+def test_samples_are_the_published_ones(perturbations):
+    options = 7, 8, 100, perturbations, 2.7 / perturbations
+    assert np.array_equal(power.perturbed(*options), published_sampler(*options))
+
+
 def test_the_page_is_what_was_measured():
     """`python -m benchmarks.power_page` has been run after the last measurement."""
     page = text("docs", "two_sample.md")
@@ -150,3 +183,19 @@ def test_the_page_is_what_was_measured():
             for result in run.results
             if result["suite"] != "paired"
         )
+
+
+def test_the_page_shows_what_the_example_prints():
+    page = text("docs", "two_sample.md")
+    code, shown = re.search(
+        r"```python\n(.*?)print\(result\)\n```\n\n```text\n(.*?)```", page, re.S
+    ).groups()
+    scope = {}
+    exec(compile(code, "docs/two_sample.md", "exec"), scope)
+    # The last digits are the processor's.
+    words = (
+        re.sub(r"[\d.]+", "#", shown),
+        re.sub(r"[\d.]+", "#", f"{scope['result']}\n"),
+    )
+    assert words[0] == words[1]
+    assert scope["result"].p_value == pytest.approx(0.003, abs=1e-3)

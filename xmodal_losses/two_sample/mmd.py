@@ -48,7 +48,7 @@ Resampling: TypeAlias = Literal["auto", "wild_bootstrap", "permutation"]
 RESAMPLINGS = ("auto", "wild_bootstrap", "permutation")
 # Edge of a tile. Half of the tiles on the diagonal is made in vain, so they are small;
 # a GPU wants work for all its processors at once (not measured yet).
-_EDGE, _EDGE_ELSEWHERE = {"cpu": 256}, 2048
+_EDGE, _EDGE_ELSEWHERE = {"cpu": 256}, 1024
 
 
 @torch.no_grad()
