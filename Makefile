@@ -78,8 +78,10 @@ bench: $(VENV)/.stamp-peers  ## time, memory and precision beside every peer, an
 	$(PY) -m benchmarks.targets $(ARGS)
 	$(PY) -m benchmarks.accuracy $(ARGS)
 	$(PY) -m benchmarks.exactness $(ARGS)
+	$(PY) -m benchmarks.power $(ARGS)
 	$(PY) -m benchmarks.plot $(ARGS)
 	$(PY) -m benchmarks.distributed_page
+	$(PY) -m benchmarks.power_page
 
 .PHONY: wheel-check
 wheel-check: $(VENV)/.stamp-dev  ## build, install the wheel into a clean environment, use it

@@ -13,13 +13,15 @@ import pytest
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from xmodal_losses import dense, diagnostics, kernels
+from xmodal_losses import dense, diagnostics, kernels, two_sample
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "xmodal_losses"
 FAMILIES = ("contrastive", "correlation", "distribution", "redundancy")
 # What feeds the losses, or looks at what they make, and knows none of them.
 BESIDE = ("dense", "diagnostics")
+# What stands on several families: a folder, and files.
+TESTS = ("two_sample",)
 ABOVE = (
     "gradient_cache.py",
     "large_batch.py",
@@ -83,7 +85,7 @@ PUBLIC = {
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
     | {"pairwise"}
-    | {"dense", "diagnostics", "functional", "kernels"}
+    | {"dense", "diagnostics", "functional", "kernels", "two_sample"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
     F: {
@@ -122,6 +124,7 @@ PUBLIC = {
         "vicreg_floor",
         "welch_floor",
     },
+    two_sample: {"KernelTest", "MMDAggResult", "mmd_agg"},
 }
 
 # The same at the end of every function, and of every module.
@@ -270,6 +273,10 @@ SIGNATURES = {
     "scale='published')",
     "vicreg_floor": "(num_rows, num_columns, *, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official')",
+    "mmd_agg": "(x, y, *, alpha=0.05, kernels=('laplace', 'gaussian'), "
+    "num_bandwidths=10, weights='uniform', paired=False, ids=None, "
+    "resampling='auto', num_diagonals=None, quantile_draws=2000, level_draws=2000, "
+    "chunk_size=None, generator=None)",
     "CrossModalObjective": "(terms=None, *, gather=False, grad_reduce='mean', "
     "lean=False)",
     "Term": "(loss, *, weight=1.0, input='projection')",
@@ -292,7 +299,9 @@ SIGNATURES = {
 def public(name):
     """Return the object users get under this name."""
     return next(
-        getattr(m, name) for m in (F, xl, dense, diagnostics) if hasattr(m, name)
+        getattr(m, name)
+        for m in (F, xl, dense, diagnostics, two_sample)
+        if hasattr(m, name)
     )
 
 
@@ -322,6 +331,7 @@ def test_both_spellings_are_one_object():
     assert xl.kernels is kernels
     assert xl.dense is dense
     assert xl.diagnostics is diagnostics
+    assert xl.two_sample is two_sample
     for name in KERNELS:
         assert getattr(xl, name) is getattr(kernels, name)
 
@@ -335,6 +345,7 @@ def test_every_public_callable_has_its_signature_pinned():
     unpinned = {name for name in PUBLIC[F] if name.endswith("Terms")}
     unpinned |= {"Kernel", "PairedRows", "Places"}
     unpinned |= {"CanonicalSpectrum", "DimensionCount", "ModalityGap"}
+    unpinned |= {"KernelTest", "MMDAggResult"}
     names = {
         name
         for module in PUBLIC
@@ -413,9 +424,11 @@ def test_imports_follow_the_layers(path):
         allowed = ("xmodal_losses._core",)
     elif layer in FAMILIES + BESIDE:
         allowed = ("xmodal_losses._core", f"xmodal_losses.{layer}")
-    elif path.name in ABOVE:
+    elif path.name in ABOVE or layer in TESTS:
         allowed = tuple(f"xmodal_losses.{layer}" for layer in ("_core", *FAMILIES))
         allowed += ("xmodal_losses.schedules",)
+        if layer in TESTS:
+            allowed += (f"xmodal_losses.{layer}",)
     else:
         allowed = ("xmodal_losses",)
     for name in own:
@@ -441,7 +454,7 @@ def test_re_exports_define_nothing(path):
 
 def test_the_families_are_the_folders():
     folders = {path.parts[0] for path in sources() if len(path.parts) > 1}
-    assert folders == {*FAMILIES, *BESIDE, "_core"}
+    assert folders == {*FAMILIES, *BESIDE, *TESTS, "_core"}
 
 
 @pytest.mark.parametrize("loss", LOSSES)

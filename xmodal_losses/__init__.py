@@ -1,6 +1,6 @@
 """Numerically checked, batched PyTorch losses that make two modalities agree."""
 
-from xmodal_losses import dense, diagnostics, functional, kernels
+from xmodal_losses import dense, diagnostics, functional, kernels, two_sample
 from xmodal_losses._core.pairs import ExtraNegatives
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
 from xmodal_losses.contrastive.cross_modality_contrastive_center import (
@@ -92,4 +92,5 @@ __all__ = [
     "functional",
     "kernels",
     "pairwise",
+    "two_sample",
 ]
