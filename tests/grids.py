@@ -300,6 +300,12 @@ def dcca() -> Iterator[Case]:
         }
         dims = (3, 2) if components == 1 else (3, 3)
         yield Case(options, (8, 8), dims, weighted=weighted)
+    for objective, components, weighted in product(
+        ("trace", "frobenius"), (None, 2), (False, True)
+    ):
+        options = {"objective": objective, "num_components": components}
+        options |= {"ridge": 0.2, "ridge_scale": "relative"}
+        yield Case(options, (8, 8), (3, 2), (2,) * weighted, weighted)
     yield Case({}, (8, 8), (2, 3), (2,), True)
     yield Case({"objective": "frobenius"}, (8, 8), (3, 2), (2, 2), True)
     yield Case({"ridge": 0.1}, (4, 4), (6, 6))

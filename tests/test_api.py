@@ -61,7 +61,10 @@ LOSSES = {
     "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
     "vicreg": ("VICRegLoss", "redundancy/vicreg.py"),
     "dcca": ("DCCALoss", "correlation/dcca.py"),
+    "dgcca": ("DGCCALoss", "correlation/dgcca.py"),
 }
+# What has tests and costs of its own: of one batch, or of several views.
+OF_THEIR_OWN = {"contrastive_center", "dgcca"}
 
 # The inventory: a public name that comes or goes is edited here, on purpose.
 KERNELS = {
@@ -170,8 +173,12 @@ SIGNATURES = {
     "weight=None, reduction='mean', " + GROUP,
     "vicreg_terms": "(z_a, z_b, *, target_std=1.0, eps=0.0001, "
     "convention='official', weight=None, reduction='mean', " + GROUP,
-    "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, objective='trace', "
-    "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
+    "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, "
+    "ridge_scale='absolute', objective='trace', compute_dtype=torch.float64, "
+    "weight=None, reduction='mean', " + GROUP,
+    "dgcca": "(views, *, num_components, ridge=0.0001, ridge_scale='absolute', "
+    "mask=None, compute_dtype=torch.float64, weight=None, reduction='mean', "
+    "group=None, grad_reduce='mean')",
     "InfoNCELoss": "(*, temperature=0.07, learn_temperature=False, "
     "temperature_range=(0.01, 1.0), symmetric=True, direction_weight=0.5, "
     "margin=0.0, normalize=True, negatives='group', exclude_radius=None, "
@@ -214,8 +221,11 @@ SIGNATURES = {
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "reduction='mean', " + GATHER,
-    "DCCALoss": "(*, num_components=None, ridge=0.0001, objective='trace', "
-    "compute_dtype=torch.float64, reduction='mean', " + GATHER,
+    "DCCALoss": "(*, num_components=None, ridge=0.0001, ridge_scale='absolute', "
+    "objective='trace', compute_dtype=torch.float64, reduction='mean', " + GATHER,
+    "DGCCALoss": "(*, num_components, ridge=0.0001, ridge_scale='absolute', "
+    "compute_dtype=torch.float64, reduction='mean', gather=False, "
+    "grad_reduce='mean')",
     "ChunkedMoments": "(criterion)",
     "EmbeddingQueue": "(size, dim, *, with_ids=False, gather=False)",
     "ExtraNegatives": "(a=None, b=None, ids=None, valid=None)",
@@ -303,7 +313,11 @@ def test_module_and_function_share_their_options(loss):
     constructor = dict(inspect.signature(module).parameters)
     forward = dict(inspect.signature(module.forward).parameters)
     forward.pop("self")
-    tensors = [name for name, p in function.items() if p.default is p.empty]
+    tensors = [
+        name
+        for name, p in function.items()
+        if p.default is p.empty and p.kind is not p.KEYWORD_ONLY
+    ]
     learned = {"contrastive_center": {"centers"}}.get(loss, set())
     assert list(forward)[: len(tensors) - len(learned)] == [
         name for name in tensors if name not in learned
@@ -326,7 +340,8 @@ def test_module_and_function_share_their_options(loss):
 def test_modules_show_every_option():
     for loss, (module, _) in LOSSES.items():
         sizes = {"contrastive_center": (3, 2)}.get(loss, ())
-        shown = repr(getattr(xl, module)(*sizes))
+        needed = {"dgcca": {"num_components": 2}}.get(loss, {})
+        shown = repr(getattr(xl, module)(*sizes, **needed))
         for option in inspect.signature(getattr(xl, module)).parameters:
             if option != "temperature_range":  # shown where it has a meaning
                 assert option in shown, f"{loss}: {option} is missing in {shown}"

@@ -8,7 +8,7 @@ import pytest
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from test_api import LOSSES, PACKAGE, ROOT, sources
+from test_api import LOSSES, OF_THEIR_OWN, PACKAGE, ROOT, sources
 from xmodal_losses import dense
 
 
@@ -84,7 +84,7 @@ def test_every_citation_has_an_entry():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_has_its_reference_spec_and_benchmark(loss):
     assert (ROOT / "tests" / "reference" / f"{loss}.py").is_file()
-    if loss != "contrastive_center":  # of one batch, with tests and costs of its own
+    if loss not in OF_THEIR_OWN:
         assert f'name="{loss}"' in text("tests", "specs.py")
         assert f'"{loss}"' in text("benchmarks", "cases.py")
 

@@ -21,6 +21,7 @@ from xmodal_losses.contrastive.sincere import SINCERELoss
 from xmodal_losses.contrastive.soft_info_nce import SoftInfoNCELoss
 from xmodal_losses.contrastive.sup_con import SupConLoss
 from xmodal_losses.correlation.dcca import DCCALoss
+from xmodal_losses.correlation.dgcca import DGCCALoss
 from xmodal_losses.distribution.coral import CORALLoss
 from xmodal_losses.distribution.mmd import MMDLoss
 from xmodal_losses.gradient_cache import cached_backward
@@ -54,6 +55,7 @@ __all__ = [
     "CrossModalObjective",
     "CrossModalityContrastiveCenterLoss",
     "DCCALoss",
+    "DGCCALoss",
     "DebiasedContrastiveLoss",
     "DecoupledContrastiveLoss",
     "EmbeddingQueue",

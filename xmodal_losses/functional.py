@@ -21,6 +21,7 @@ from xmodal_losses.contrastive.sincere import sincere
 from xmodal_losses.contrastive.soft_info_nce import soft_info_nce
 from xmodal_losses.contrastive.sup_con import sup_con
 from xmodal_losses.correlation.dcca import dcca
+from xmodal_losses.correlation.dgcca import dgcca
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
 from xmodal_losses.distribution.mmd import mmd
 from xmodal_losses.redundancy.barlow_twins import (
@@ -44,6 +45,7 @@ __all__ = [
     "dcca",
     "debiased",
     "decoupled",
+    "dgcca",
     "hetero_center",
     "hetero_center_triplet",
     "info_nce",

@@ -16,6 +16,7 @@ from xmodal_losses._core.moments.rows import (
     variance,
 )
 from xmodal_losses._core.moments.shared import PAIRED, SAME_WIDTH, shared_pair
+from xmodal_losses._core.moments.views import Growth, Views
 
 __all__ = [
     "EXCHANGES",
@@ -24,10 +25,12 @@ __all__ = [
     "Accumulator",
     "Directions",
     "Exchange",
+    "Growth",
     "Moments",
     "Pair",
     "PairOfRows",
     "Spread",
+    "Views",
     "drop",
     "moments",
     "pair_of",

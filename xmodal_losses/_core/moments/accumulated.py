@@ -149,11 +149,11 @@ class Accumulator:
         for name, product in self._products.items():
             left, right = {"aa": (x, x), "bb": (y, y), "ab": (x, y)}[name]
             product = product + left.mT @ right
-            parts.append(product if name == "ab" else _triangle(product))
+            parts.append(product if name == "ab" else triangle(product))
         parts = ranks.sums(parts)
         self._a.squares, self._b.squares, self._square_gap = parts[:3]
         for name, part in zip(self._products, parts[3:], strict=True):
-            self._products[name] = part if name == "ab" else _symmetric(part)
+            self._products[name] = part if name == "ab" else symmetric(part)
 
     def solve(self, loss: Callable[[Pair], Tensor]) -> Tensor:
         """Return the loss of what has been taken in, and keep its derivatives."""
@@ -232,14 +232,14 @@ class Accumulator:
         )
 
 
-def _triangle(c: Tensor) -> Tensor:
+def triangle(c: Tensor) -> Tensor:
     """Return the upper half of a symmetric matrix."""
     d = c.shape[-1]
     i, j = torch.triu_indices(d, d, device=c.device)
     return c[..., i, j]
 
 
-def _symmetric(triangle: Tensor) -> Tensor:
+def symmetric(triangle: Tensor) -> Tensor:
     """Return the matrix whose upper half is known."""
     d = (math.isqrt(8 * triangle.shape[-1] + 1) - 1) // 2
     i, j = torch.triu_indices(d, d, device=triangle.device)
