@@ -83,6 +83,7 @@ PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
+    | {"CCAProjector"}
     | {"dense", "functional", "kernels"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
@@ -226,6 +227,8 @@ SIGNATURES = {
     "DGCCALoss": "(*, num_components, ridge=0.0001, ridge_scale='absolute', "
     "compute_dtype=torch.float64, reduction='mean', gather=False, "
     "grad_reduce='mean')",
+    "CCAProjector": "(dim_a, dim_b, *, num_components, ridge=0.0001, "
+    "ridge_scale='absolute', gather=False)",
     "ChunkedMoments": "(criterion)",
     "EmbeddingQueue": "(size, dim, *, with_ids=False, gather=False)",
     "ExtraNegatives": "(a=None, b=None, ids=None, valid=None)",

@@ -104,6 +104,7 @@ def test_version_is_one():
         ("docs", "quickstart.md"),
         ("docs", "large_batch.md"),
         ("docs", "queue.md"),
+        ("docs", "projector.md"),
         ("docs", "dense.md"),
         ("docs", "objective.md"),
     ],

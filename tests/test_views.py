@@ -338,8 +338,10 @@ def test_autocast_changes_nothing(spec, case):
 # ------------------------------------------------------------------ transforms
 
 
-@each_covering_view_case
-def test_compiles_to_one_graph(spec, case):
+@pytest.mark.parametrize("told", [False, True], ids=["views", "views, mask, weight"])
+@each_view_loss
+def test_compiles_to_one_graph(spec, told):
+    case = [c for c in spec.cases if c.masked == c.weighted == told][-1]
     torch._dynamo.reset()
     inputs = spec.draw(case, 17)
     expected, *references = value_and_grad(spec, inputs, **case.options)

@@ -22,6 +22,7 @@ from xmodal_losses.contrastive.soft_info_nce import SoftInfoNCELoss
 from xmodal_losses.contrastive.sup_con import SupConLoss
 from xmodal_losses.correlation.dcca import DCCALoss
 from xmodal_losses.correlation.dgcca import DGCCALoss
+from xmodal_losses.correlation.projector import CCAProjector
 from xmodal_losses.distribution.coral import CORALLoss
 from xmodal_losses.distribution.mmd import MMDLoss
 from xmodal_losses.gradient_cache import cached_backward
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BarlowTwinsLoss",
+    "CCAProjector",
     "CORALLoss",
     "ChunkedMoments",
     "ContrastiveCenterLoss",

@@ -249,6 +249,18 @@ def step(
     return {name: arrays(p)[0] for name, p in model.named_parameters()}
 
 
+def projector(
+    rank: int, size: int, inputs: Arrays, counts: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Return what a projector of the rows of all ranks is, fed chunk by chunk."""
+    own = tensors(inputs, dict.fromkeys(inputs, counts), rank)
+    z_a, z_b = own["z_a"], own["z_b"]
+    made = xl.CCAProjector(z_a.shape[1], z_b.shape[1], num_components=2, gather=True)
+    for a, b in zip(z_a.split(3), z_b.split(3), strict=True):
+        made.update(a, b)
+    return {k: arrays(v)[0] for k, v in made.fit().state_dict().items()}
+
+
 def chunked(
     rank: int, size: int, module: str, inputs: Arrays, counts: dict[str, Any]
 ) -> tuple[np.ndarray, ...]:

@@ -4,7 +4,7 @@ Losses are formulas over a :class:`Pair`, which says what can be asked (a covari
 the energy off a diagonal). Who answers, and how, is decided here.
 """
 
-from xmodal_losses._core.moments.accumulated import Accumulator
+from xmodal_losses._core.moments.accumulated import Accumulator, Side
 from xmodal_losses._core.moments.across_ranks import EXCHANGES, Exchange, pair_of
 from xmodal_losses._core.moments.pair import Pair, Spread
 from xmodal_losses._core.moments.products import Directions
@@ -29,6 +29,7 @@ __all__ = [
     "Moments",
     "Pair",
     "PairOfRows",
+    "Side",
     "Spread",
     "Views",
     "drop",

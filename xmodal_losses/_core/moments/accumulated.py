@@ -109,7 +109,7 @@ class Accumulator:
 
     def __init__(self, names: frozenset[str], z_a: Tensor, z_b: Tensor) -> None:
         self._names = names
-        self._a, self._b = _Side(z_a), _Side(z_b)
+        self._a, self._b = Side(z_a), Side(z_b)
         self._square_gap = torch.zeros_like(self._a.total)
         self._products: dict[str, Tensor] = {}
         self._slopes: dict[str, Tensor] = {}
@@ -256,7 +256,7 @@ def _wide(z: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     return drop(z, weight).double(), weight.double()
 
 
-class _Side:
+class Side:
     """Sums over the rows of one batch."""
 
     def __init__(self, z: Tensor) -> None:
