@@ -289,6 +289,13 @@ def vicreg() -> Iterator[Case]:
     yield Case({}, (4, 4), (6, 6), (2, 2), True)
 
 
+def soft_decorrelation() -> Iterator[Case]:
+    for weighted, lead in product((False, True), ((), (2,))):
+        yield Case({}, (7, 6), (3, 3), lead, weighted)
+        yield Case({}, (6, 7), (3, 2), lead, weighted)
+    yield Case({}, (3, 3), (5, 5), (2, 2), True)
+
+
 def dcca() -> Iterator[Case]:
     for objective, components, ridge, weighted in product(
         ("trace", "frobenius"), (None, 1, 2), (0.0, 1e-4, 0.3), (False, True)

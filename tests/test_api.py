@@ -25,6 +25,7 @@ ABOVE = (
     "large_batch.py",
     "objective.py",
     "queue.py",
+    "running.py",
     "schedules.py",
 )
 
@@ -60,11 +61,24 @@ LOSSES = {
     "mmd": ("MMDLoss", "distribution/mmd.py"),
     "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
     "vicreg": ("VICRegLoss", "redundancy/vicreg.py"),
+    "soft_decorrelation": (
+        "SoftDecorrelationLoss",
+        "redundancy/soft_decorrelation.py",
+    ),
     "dcca": ("DCCALoss", "correlation/dcca.py"),
     "dgcca": ("DGCCALoss", "correlation/dgcca.py"),
+    "mcca": ("MCCALoss", "correlation/mcca.py"),
+    "noise_regularization": ("NoiseRegularizationLoss", "correlation/noise.py"),
+    "eckart_young": ("EckartYoungLoss", "correlation/eckart_young.py"),
 }
 # What has tests and costs of its own: of one batch, or of several views.
-OF_THEIR_OWN = {"contrastive_center", "dgcca"}
+OF_THEIR_OWN = {
+    "contrastive_center",
+    "dgcca",
+    "eckart_young",
+    "mcca",
+    "noise_regularization",
+}
 
 # The inventory: a public name that comes or goes is edited here, on purpose.
 KERNELS = {
@@ -83,7 +97,7 @@ PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
-    | {"CCAProjector"}
+    | {"CCAProjector", "RunningMoments"}
     | {"dense", "functional", "kernels"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
@@ -174,12 +188,23 @@ SIGNATURES = {
     "weight=None, reduction='mean', " + GROUP,
     "vicreg_terms": "(z_a, z_b, *, target_std=1.0, eps=0.0001, "
     "convention='official', weight=None, reduction='mean', " + GROUP,
+    "soft_decorrelation": "(z_a, z_b, *, weight_a=None, weight_b=None, "
+    "reduction='mean', " + GROUP,
     "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, "
     "ridge_scale='absolute', objective='trace', compute_dtype=torch.float64, "
     "weight=None, reduction='mean', " + GROUP,
     "dgcca": "(views, *, num_components, ridge=0.0001, ridge_scale='absolute', "
     "mask=None, compute_dtype=torch.float64, weight=None, reduction='mean', "
     "group=None, grad_reduce='mean')",
+    "mcca": "(views, *, num_components=None, ridge=0.0001, "
+    "ridge_scale='absolute', objective='trace', mask=None, "
+    "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
+    "noise_regularization": "(z, z_noise, x=None, noise=None, *, "
+    "chance_corrected=False, ridge=0.0001, ridge_scale='absolute', "
+    "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
+    "eckart_young": "(views, *, estimator='biased', mask=None, "
+    "compute_dtype=torch.float64, weight=None, reduction='mean', group=None, "
+    "grad_reduce='mean')",
     "InfoNCELoss": "(*, temperature=0.07, learn_temperature=False, "
     "temperature_range=(0.01, 1.0), symmetric=True, direction_weight=0.5, "
     "margin=0.0, normalize=True, negatives='group', exclude_radius=None, "
@@ -222,11 +247,19 @@ SIGNATURES = {
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
     "covariance_weight=1.0, target_std=1.0, eps=0.0001, convention='official', "
     "reduction='mean', " + GATHER,
+    "SoftDecorrelationLoss": "(*, reduction='mean', " + GATHER,
+    "RunningMoments": "(criterion, dim_a, dim_b, *, momentum=0.9)",
     "DCCALoss": "(*, num_components=None, ridge=0.0001, ridge_scale='absolute', "
     "objective='trace', compute_dtype=torch.float64, reduction='mean', " + GATHER,
     "DGCCALoss": "(*, num_components, ridge=0.0001, ridge_scale='absolute', "
     "compute_dtype=torch.float64, reduction='mean', gather=False, "
     "grad_reduce='mean')",
+    "MCCALoss": "(*, num_components=None, ridge=0.0001, ridge_scale='absolute', "
+    "objective='trace', compute_dtype=torch.float64, reduction='mean', " + GATHER,
+    "NoiseRegularizationLoss": "(*, chance_corrected=False, ridge=0.0001, "
+    "ridge_scale='absolute', compute_dtype=torch.float64, reduction='mean', " + GATHER,
+    "EckartYoungLoss": "(*, estimator='biased', compute_dtype=torch.float64, "
+    "reduction='mean', gather=False, grad_reduce='mean')",
     "CCAProjector": "(dim_a, dim_b, *, num_components, ridge=0.0001, "
     "ridge_scale='absolute', gather=False)",
     "ChunkedMoments": "(criterion)",
@@ -316,11 +349,7 @@ def test_module_and_function_share_their_options(loss):
     constructor = dict(inspect.signature(module).parameters)
     forward = dict(inspect.signature(module.forward).parameters)
     forward.pop("self")
-    tensors = [
-        name
-        for name, p in function.items()
-        if p.default is p.empty and p.kind is not p.KEYWORD_ONLY
-    ]
+    tensors = [name for name, p in function.items() if p.kind is not p.KEYWORD_ONLY]
     learned = {"contrastive_center": {"centers"}}.get(loss, set())
     assert list(forward)[: len(tensors) - len(learned)] == [
         name for name in tensors if name not in learned

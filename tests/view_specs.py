@@ -11,7 +11,7 @@ import torch
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from reference import dgcca
+from reference import dgcca, eckart_young, mcca
 from reference.gradient import five_point
 from tolerances import GRADIENT_DIFFERENCES
 
@@ -48,7 +48,6 @@ class ViewSpec:
     always: dict[str, Any] = field(default_factory=dict)  # options it cannot do without
     widths: tuple[int, ...] = (3, 2, 4)
     bounds: Callable = lambda views, options: (-np.inf, np.inf)
-    twice: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -131,6 +130,25 @@ def _dgcca() -> Iterator[ViewCase]:
     yield ViewCase({"num_components": 2}, 14, (3, 3, 2), (2, 2), True)
 
 
+def _mcca() -> Iterator[ViewCase]:
+    grid = product(("trace", "frobenius"), (None, 2), ("absolute", "relative"))
+    for count, (objective, k, scale) in enumerate(grid):
+        options = {"num_components": k, "objective": objective, "ridge_scale": scale}
+        options["ridge"] = (0.0, 0.3)[count % 2]
+        flags = {"masked": count % 3 > 0, "weighted": count % 3 > 1}
+        yield ViewCase(options, lead=(2,) * (count % 2), **flags)
+    yield ViewCase({"ridge": 0.1}, 14, (3, 2, 4, 3), (), True, True)
+    yield ViewCase({}, dims=(3, 3))
+
+
+def _eckart_young() -> Iterator[ViewCase]:
+    for masked, weighted in product((False, True), (False, True)):
+        lead = (2,) * masked
+        yield ViewCase({}, 12, (3, 3, 3), lead, masked, weighted)
+    yield ViewCase({"estimator": "biased"}, 13, (2, 2), (2, 2), True)
+    yield ViewCase({}, 5, (7, 7, 7))
+
+
 VIEW_SPECS = (
     ViewSpec(
         name="dgcca",
@@ -139,6 +157,21 @@ VIEW_SPECS = (
         cases=tuple(_dgcca()),
         always={"num_components": 2},
         bounds=lambda views, options: (-len(views) * options["num_components"], 0.0),
+    ),
+    ViewSpec(
+        name="mcca",
+        module="MCCALoss",
+        reference=mcca.mcca,
+        cases=tuple(_mcca()),
+        bounds=lambda views, options: (-7.0, 0.0),
+    ),
+    ViewSpec(
+        name="eckart_young",
+        module="EckartYoungLoss",
+        reference=eckart_young.eckart_young,
+        cases=tuple(_eckart_young()),
+        widths=(3, 3, 3),
+        bounds=lambda views, options: (-12.0, np.inf),
     ),
 )
 

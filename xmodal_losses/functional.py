@@ -22,6 +22,9 @@ from xmodal_losses.contrastive.soft_info_nce import soft_info_nce
 from xmodal_losses.contrastive.sup_con import sup_con
 from xmodal_losses.correlation.dcca import dcca
 from xmodal_losses.correlation.dgcca import dgcca
+from xmodal_losses.correlation.eckart_young import eckart_young
+from xmodal_losses.correlation.mcca import mcca
+from xmodal_losses.correlation.noise import noise_regularization
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
 from xmodal_losses.distribution.mmd import mmd
 from xmodal_losses.redundancy.barlow_twins import (
@@ -29,6 +32,7 @@ from xmodal_losses.redundancy.barlow_twins import (
     barlow_twins,
     barlow_twins_terms,
 )
+from xmodal_losses.redundancy.soft_decorrelation import soft_decorrelation
 from xmodal_losses.redundancy.vicreg import VICRegTerms, vicreg, vicreg_terms
 
 __all__ = [
@@ -46,16 +50,20 @@ __all__ = [
     "debiased",
     "decoupled",
     "dgcca",
+    "eckart_young",
     "hetero_center",
     "hetero_center_triplet",
     "info_nce",
     "info_nce_terms",
+    "mcca",
     "mil_nce",
     "mmd",
+    "noise_regularization",
     "nt_xent",
     "sigmoid_contrastive",
     "similarity_preservation",
     "sincere",
+    "soft_decorrelation",
     "soft_info_nce",
     "sup_con",
     "vicreg",

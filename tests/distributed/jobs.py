@@ -249,6 +249,38 @@ def step(
     return {name: arrays(p)[0] for name, p in model.named_parameters()}
 
 
+def running(
+    rank: int, size: int, name: str, batches: list[Arrays], counts: list[Any]
+) -> tuple[Any, ...]:
+    """Return the loss of batches one after the other, and the gradients of the last."""
+    module = {"dcca": "DCCALoss", "vicreg": "VICRegLoss", "coral": "CORALLoss"}[name]
+    gather = size > 1
+    made = xl.RunningMoments(getattr(xl, module)(gather=gather), 4, 4, momentum=0.7)
+    for inputs, some in zip(batches, counts, strict=True):
+        own = tensors(inputs, some, rank)
+        value = made(own["z_a"], own["z_b"])
+    value.backward()
+    state = {name: arrays(buffer)[0] for name, buffer in made.state_dict().items()}
+    return (*arrays(value, own["z_a"].grad, own["z_b"].grad), state)
+
+
+def noise(
+    rank: int,
+    size: int,
+    inputs: Arrays,
+    counts: tuple[int, ...] | None,
+    options: dict[str, Any],
+) -> tuple[np.ndarray, ...]:
+    """Return the noise regularisation, and its gradients in the own rows."""
+    everything = counts or (len(inputs["z"]),)
+    own = {k: torch.tensor(part(v, everything, rank)) for k, v in inputs.items()}
+    leaves = [own[name].requires_grad_() for name in ("z", "z_noise")]
+    group = dist.group.WORLD if counts else None
+    value = F.noise_regularization(**own, **options, group=group)
+    value.backward()
+    return arrays(value, *(z.grad for z in leaves))
+
+
 def projector(
     rank: int, size: int, inputs: Arrays, counts: tuple[int, ...]
 ) -> dict[str, np.ndarray]:

@@ -39,7 +39,7 @@ __all__ = ["DCCALoss", "dcca"]
 Objective: TypeAlias = Literal["trace", "frobenius"]
 OBJECTIVES = ("trace", "frobenius")
 # What the loss looks at, where the rows are not all here.
-_MOMENTS = frozenset({"aa", "bb", "ab"})
+MOMENTS = frozenset({"aa", "bb", "ab"})
 
 
 def dcca(
@@ -102,7 +102,7 @@ def dcca(
         >>> F.dcca(z, z @ torch.tensor([[1., 2.], [0., 1.]]), ridge=0.0)
         tensor(-2.)
     """
-    _check_options(
+    check_options(
         "dcca", num_components, ridge, ridge_scale, objective, compute_dtype, reduction
     )
     everyone = ranks.joined("dcca", group, grad_reduce, exchange, moments.EXCHANGES)
@@ -113,7 +113,7 @@ def dcca(
     rows = torch.float32 if compute_dtype == torch.float32 else dtype
     pair = moments.pair_of(
         "dcca",
-        _MOMENTS,
+        MOMENTS,
         z_a.to(rows),
         z_b.to(rows),
         weight,
@@ -135,11 +135,12 @@ def _loss(
     objective: Objective,
     reduction: reduce.Reduction,
 ) -> Tensor:
-    loss = losses(pair, num_components, ridge, ridge_scale, objective)
+    loss = losses("dcca", pair, num_components, ridge, ridge_scale, objective)
     return reduce.problems(loss, pair.present, reduction, pair.ranks)
 
 
 def losses(
+    caller: str,
     pair: moments.Pair,
     num_components: int | None,
     ridge: float,
@@ -156,7 +157,7 @@ def losses(
     k = most = min(covariances[2].shape[-2:])
     if num_components is not None:
         k = num_components
-        checks.count("dcca", "num_components", k, at_most=most, of="min(D_a, D_b)")
+        checks.count(caller, "num_components", k, at_most=most, of="min(D_a, D_b)")
     if objective == "frobenius" and k == most:
         # No singular values needed, and differentiable as often as one likes.
         return -canonical.sum_of_squares(*covariances, own)
@@ -183,7 +184,7 @@ def losses(
     return loss
 
 
-def _check_options(
+def check_options(
     caller: str,
     num_components: object,
     ridge: object,
@@ -230,7 +231,7 @@ class DCCALoss(nn.Module):
         >>> xl.DCCALoss(num_components=10)(rgb, ir).backward()
     """
 
-    _moments = _MOMENTS
+    _moments = MOMENTS
 
     def __init__(
         self,
@@ -246,7 +247,7 @@ class DCCALoss(nn.Module):
         exchange: moments.Exchange | None = None,
     ) -> None:
         super().__init__()
-        _check_options(
+        check_options(
             "DCCALoss",
             num_components,
             ridge,

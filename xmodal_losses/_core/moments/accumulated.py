@@ -52,6 +52,9 @@ class Summary(NamedTuple):
         f = (slope * f).sum(-1)
         return value + (f - f.detach())
 
+    def own_covariances(self) -> tuple[Tensor, Tensor]:
+        return self.moments["aa"], self.moments["bb"]
+
     def covariance_gap(self) -> Tensor:
         gap = self.moments["aa"] - self.moments["bb"]
         return sum_of_squares(gap).to(self.dtype)

@@ -6,19 +6,23 @@ and X_iᵀX_j has a term for each row that both have. All views side by side, X 
 ``(…, N, ΣD)``; a block of rows at a time is widened, and nothing is N × N.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from xmodal_losses._core.function import Function
 from xmodal_losses._core.moments.accumulated import symmetric, triangle
 from xmodal_losses._core.moments.rows import drop
+from xmodal_losses._core.moments.view_products import (
+    ROWS,
+    Along,
+    FourthMoment,
+    Products,
+    blocks,
+)
 from xmodal_losses._core.ranks import Ranks
 from xmodal_losses._core.reduce import inverse
-
-_ROWS = 512  # wide at a time
 
 
 class Growth(NamedTuple):
@@ -98,7 +102,7 @@ class Views:
         """
         with torch.no_grad():
             parts = []
-            for x, scale in self._blocks():
+            for x, scale in blocks(self.centres, self.scales, self.views):
                 left = torch.cat((x, scale), -1)
                 parts.append(left.mT @ x)
             if parts:
@@ -113,23 +117,32 @@ class Views:
                 both = symmetric(half)
         return both, single
 
-    def along(self, value: Tensor, growth: Growth, single: Tensor) -> Tensor:
-        """Return ``value`` with the gradient that ``growth`` tells, and no second."""
-        factor = 1 if self.ranks is None else self.ranks.size
-        out: Tensor = _Along.call(
-            value,
-            *growth,
-            single,
-            factor,
-            *self.centres,
-            *self.scales,
-            *self.shares,
-            *self.views,
-        )
+    def differentiable_products(self) -> Tensor:
+        """Return XᵀX ``(…, ΣD, ΣD)``, with a gradient and no second."""
+        out: Tensor = Products.call(*self.products(), *self._tensors())
         return out
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return _blocks(self.centres, self.scales, self.views)
+    def fourth_moment(self) -> Tensor:
+        """Return Σ_n Σ_ij ⟨X_in, X_jn⟩² of views of one width, ``(…)``, to be derived.
+
+        There is no second derivative.
+        """
+        out: Tensor = FourthMoment.call(self.ranks, *self._tensors())[0]
+        return out
+
+    def along(self, value: Tensor, growth: Growth, single: Tensor) -> Tensor:
+        """Return ``value`` with the gradient that ``growth`` tells, and no second."""
+        out: Tensor = Along.call(value, *growth, single, *self._tensors())
+        return out
+
+    def _tensors(self) -> tuple[Any, ...]:
+        """Return what the gradient is made of.
+
+        All ranks make the same of the products: nothing has to be told in the backward
+        pass, and the derivative of the sum of what they return is W times that of one.
+        """
+        factor = 1 if self.ranks is None else self.ranks.size
+        return (factor, *self.centres, *self.scales, *self.shares, *self.views)
 
 
 def _weight(
@@ -177,103 +190,7 @@ def _sum(z: Tensor, s: Tensor, origin: Tensor) -> Tensor:
     """Return Σ s·(z − origin), ``(…, 1, D)``."""
     total = torch.zeros_like(origin)
     for block, weight in zip(
-        torch.split(z.detach(), _ROWS, -2), torch.split(s, _ROWS, -1), strict=True
+        torch.split(z.detach(), ROWS, -2), torch.split(s, ROWS, -1), strict=True
     ):
         total = total + weight.unsqueeze(-2) @ (block.to(origin.dtype) - origin)
     return total
-
-
-def _blocks(
-    centres: Sequence[Tensor], scales: Sequence[Tensor], views: Sequence[Tensor]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield rows of X, and their factors √(s_j/dof_j) ``(…, n, V)``."""
-    scale = torch.stack(list(scales), -1)
-    for start in range(0, scale.shape[-2], _ROWS):
-        end = min(start + _ROWS, scale.shape[-2])
-        own = scale[..., start:end, :]
-        yield (
-            torch.cat(
-                [
-                    (z[..., start:end, :].to(c.dtype) - c) * own[..., j : j + 1]
-                    for j, (z, c) in enumerate(zip(views, centres, strict=True))
-                ],
-                -1,
-            ),
-            own,
-        )
-
-
-class _Along(Function):
-    """With P = XB, P_j = X_jB_j: of X_j, 2(P − λP_j)·slope·B_jᵀ − 2 shrink_j·X_j.
-
-    The difference is formed in the wide dtype, and first: its terms agree to many
-    digits where rows are few and the ridge is small. Through the mean goes what rows
-    that only one view has leave over.
-    """
-
-    @staticmethod
-    def forward(value: Tensor, *_: Any) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, *growth, single, ctx.factor = inputs[:7]
-        ctx.save_for_backward(*growth, single, *inputs[7:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        directions, values, slope, shrink, single, *rest = ctx.saved_tensors
-        v = len(rest) // 4
-        centres, scales, shares, views = (
-            rest[i : i + v] for i in range(0, len(rest), v)
-        )
-        grad = (ctx.factor * grad).to(values.dtype)
-        slope = 2 * (grad.unsqueeze(-1) * slope).unsqueeze(-2)
-        shrink = 2 * (grad.unsqueeze(-1) * shrink)[..., None, None]
-        values = values.unsqueeze(-2)
-        widths = [z.shape[-1] for z in views]
-        parts = torch.split(directions, widths, -2)
-        lost = torch.split(single @ directions * slope, 1, -2)
-        grads: list[list[Tensor]] = [[] for _ in views]
-        for x, scale in _blocks(centres, scales, views):
-            p = x @ directions
-            for j, (own, b) in enumerate(
-                zip(torch.split(x, widths, -1), parts, strict=True)
-            ):
-                g = ((p - values * (own @ b)) * slope) @ b.mT
-                g = g - shrink[..., j, :, :] * own
-                grads[j].append(scale[..., j : j + 1] * g)
-        out = []
-        for j, (z, b, share) in enumerate(zip(views, parts, shares, strict=True)):
-            if grads[j]:
-                whole = torch.cat(grads[j], -2)
-                mean = lost[j] @ b.mT
-                out.append((whole - share.unsqueeze(-1) * mean).to(z.dtype))
-            else:
-                out.append(torch.zeros_like(z))
-        # Compiled code has no second derivative.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            out = list(_Once.call(grad, *out))
-        return (*(None,) * (7 + 3 * v), *out)
-
-
-class _Once(Function):
-    """Hands gradients on; differentiating them again is an error, not a wrong number.
-
-    How the directions turn with the moments is not in the graph.
-    """
-
-    @staticmethod
-    def forward(_: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(grad.clone() for grad in grads)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(
-            "dgcca: create_graph must be False, got True. Sums of eigenvalues have "
-            "first derivatives only."
-        )
