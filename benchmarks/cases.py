@@ -91,6 +91,12 @@ CASES = (
     Case("barlow_twins", F.barlow_twins, plain.barlow_twins, "equal work"),
     Case("vicreg", F.vicreg, plain.vicreg, "equal work"),
     Case(
+        "soft_decorrelation",
+        F.soft_decorrelation,
+        plain.soft_decorrelation,
+        "library in float64, plain in the dtype of its input",
+    ),
+    Case(
         "dcca",
         F.dcca,
         plain.dcca,

@@ -107,5 +107,7 @@ FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     # Two Gram matrices and their gradients, or one cross moment and two gradients.
     "barlow_twins": _moments(4, 3),
     "vicreg": _moments(4, 4),
+    # Two second moments and their gradients.
+    "soft_decorrelation": _moments(4, 4),
     "dcca": _covariances,
 }

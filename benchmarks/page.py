@@ -44,6 +44,7 @@ TITLES = {
     "mmd": "MMD",
     "barlow_twins": "Barlow Twins",
     "vicreg": "VICReg",
+    "soft_decorrelation": "Soft decorrelation",
     "dcca": "Deep CCA",
     "decoupled": "Decoupled (DCL)",
     "debiased": "Debiased, hard negatives",

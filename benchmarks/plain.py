@@ -28,6 +28,7 @@ __all__ = [
     "sigmoid_contrastive",
     "similarity_preservation",
     "sincere",
+    "soft_decorrelation",
     "soft_info_nce",
     "sup_con",
     "vicreg",
@@ -259,3 +260,12 @@ def dcca(z_a: Tensor, z_b: Tensor, ridge: float = 1e-4) -> Tensor:
 
     whitened = inverse_root(a) @ (a.T @ b / dof) @ inverse_root(b)
     return -torch.linalg.svdvals(whitened).sum()
+
+
+def soft_decorrelation(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Return the absolute correlations of different columns, of both batches."""
+    loss = z_a.new_zeros(())
+    for z in (z_a, z_b):
+        r = torch.corrcoef(z.T)
+        loss = loss + r.abs().sum() - r.diagonal().abs().sum()
+    return loss

@@ -58,6 +58,7 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "coral": [_moments(128), _moments(1024), _moments(8192)],
     "barlow_twins": [_moments(128), _moments(1024), _moments(8192)],
     "vicreg": [_moments(128), _moments(1024), _moments(8192)],
+    "soft_decorrelation": [_moments(128), _moments(1024)],
     # Its decompositions grow as D³, and N < D has no canonical correlations to find.
     "dcca": [[(256, 128), (1024, 128), (8192, 128)], [(1024, 512), (8192, 512)]],
     "info_nce_groups": [[(groups, 256, 128) for groups in (4, 16, 64, 256)]],

@@ -327,6 +327,13 @@ def vicreg() -> Iterator[Case]:
     yield Case({}, (4, 4), (6, 6), (2, 2), True)
 
 
+def soft_decorrelation() -> Iterator[Case]:
+    for weighted, lead in product((False, True), ((), (2,))):
+        yield Case({}, (7, 6), (3, 3), lead, weighted)
+        yield Case({}, (6, 7), (3, 2), lead, weighted)
+    yield Case({}, (3, 3), (5, 5), (2, 2), True)
+
+
 def dcca() -> Iterator[Case]:
     for objective, components, ridge, weighted in product(
         ("trace", "frobenius"), (None, 1, 2), (0.0, 1e-4, 0.3), (False, True)
@@ -338,6 +345,12 @@ def dcca() -> Iterator[Case]:
         }
         dims = (3, 2) if components == 1 else (3, 3)
         yield Case(options, (8, 8), dims, weighted=weighted)
+    for objective, components, weighted in product(
+        ("trace", "frobenius"), (None, 2), (False, True)
+    ):
+        options = {"objective": objective, "num_components": components}
+        options |= {"ridge": 0.2, "ridge_scale": "relative"}
+        yield Case(options, (8, 8), (3, 2), (2,) * weighted, weighted)
     yield Case({}, (8, 8), (2, 3), (2,), True)
     yield Case({"objective": "frobenius"}, (8, 8), (3, 2), (2, 2), True)
     yield Case({"ridge": 0.1}, (4, 4), (6, 6))

@@ -27,6 +27,7 @@ ABOVE = (
     "large_batch.py",
     "objective.py",
     "queue.py",
+    "running.py",
     "schedules.py",
     "views.py",
 )
@@ -64,7 +65,24 @@ LOSSES = {
     "barlow_twins": ("BarlowTwinsLoss", "redundancy/barlow_twins.py"),
     "vicreg": ("VICRegLoss", "redundancy/vicreg.py"),
     "vicreg_local": ("VICRegLocalLoss", "redundancy/vicreg_local.py"),
+    "soft_decorrelation": (
+        "SoftDecorrelationLoss",
+        "redundancy/soft_decorrelation.py",
+    ),
     "dcca": ("DCCALoss", "correlation/dcca.py"),
+    "dgcca": ("DGCCALoss", "correlation/dgcca.py"),
+    "mcca": ("MCCALoss", "correlation/mcca.py"),
+    "noise_regularization": ("NoiseRegularizationLoss", "correlation/noise.py"),
+    "eckart_young": ("EckartYoungLoss", "correlation/eckart_young.py"),
+}
+# What has tests and costs of its own: of one batch, or of several views.
+OF_THEIR_OWN = {
+    "contrastive_center",
+    "dgcca",
+    "eckart_young",
+    "mcca",
+    "noise_regularization",
+    "vicreg_local",
 }
 
 # The inventory: a public name that comes or goes is edited here, on purpose.
@@ -84,7 +102,7 @@ PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
-    | {"pairwise"}
+    | {"CCAProjector", "RunningMoments", "pairwise"}
     | {"dense", "diagnostics", "functional", "kernels", "two_sample"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
@@ -197,8 +215,23 @@ SIGNATURES = {
     "matching='positions', num_matches=None, pooled=False, invariance_weight=25.0, "
     "variance_weight=25.0, covariance_weight=1.0, target_std=1.0, eps=0.0001, "
     "weight_a=None, weight_b=None, reduction='mean', group=None, grad_reduce='mean')",
-    "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, objective='trace', "
+    "soft_decorrelation": "(z_a, z_b, *, weight_a=None, weight_b=None, "
+    "reduction='mean', " + GROUP,
+    "dcca": "(z_a, z_b, *, num_components=None, ridge=0.0001, "
+    "ridge_scale='absolute', objective='trace', compute_dtype=torch.float64, "
+    "weight=None, reduction='mean', " + GROUP,
+    "dgcca": "(views, *, num_components, ridge=0.0001, ridge_scale='absolute', "
+    "mask=None, compute_dtype=torch.float64, weight=None, reduction='mean', "
+    "group=None, grad_reduce='mean')",
+    "mcca": "(views, *, num_components=None, ridge=0.0001, "
+    "ridge_scale='absolute', objective='trace', mask=None, "
     "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
+    "noise_regularization": "(z, z_noise, x=None, noise=None, *, "
+    "chance_corrected=False, ridge=0.0001, ridge_scale='absolute', "
+    "compute_dtype=torch.float64, weight=None, reduction='mean', " + GROUP,
+    "eckart_young": "(views, *, estimator='biased', mask=None, "
+    "compute_dtype=torch.float64, weight=None, reduction='mean', group=None, "
+    "grad_reduce='mean')",
     "InfoNCELoss": "(*, temperature=0.07, learn_temperature=False, "
     "temperature_range=(0.01, 1.0), symmetric=True, direction_weight=0.5, "
     "margin=0.0, normalize=True, negatives='group', exclude_radius=None, "
@@ -245,8 +278,21 @@ SIGNATURES = {
     "VICRegLocalLoss": "(*, matching='positions', num_matches=None, pooled=False, "
     "invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0, "
     "target_std=1.0, eps=0.0001, reduction='mean', gather=False, grad_reduce='mean')",
-    "DCCALoss": "(*, num_components=None, ridge=0.0001, objective='trace', "
-    "compute_dtype=torch.float64, reduction='mean', " + GATHER,
+    "SoftDecorrelationLoss": "(*, reduction='mean', " + GATHER,
+    "RunningMoments": "(criterion, dim_a, dim_b, *, momentum=0.9)",
+    "DCCALoss": "(*, num_components=None, ridge=0.0001, ridge_scale='absolute', "
+    "objective='trace', compute_dtype=torch.float64, reduction='mean', " + GATHER,
+    "DGCCALoss": "(*, num_components, ridge=0.0001, ridge_scale='absolute', "
+    "compute_dtype=torch.float64, reduction='mean', gather=False, "
+    "grad_reduce='mean')",
+    "MCCALoss": "(*, num_components=None, ridge=0.0001, ridge_scale='absolute', "
+    "objective='trace', compute_dtype=torch.float64, reduction='mean', " + GATHER,
+    "NoiseRegularizationLoss": "(*, chance_corrected=False, ridge=0.0001, "
+    "ridge_scale='absolute', compute_dtype=torch.float64, reduction='mean', " + GATHER,
+    "EckartYoungLoss": "(*, estimator='biased', compute_dtype=torch.float64, "
+    "reduction='mean', gather=False, grad_reduce='mean')",
+    "CCAProjector": "(dim_a, dim_b, *, num_components, ridge=0.0001, "
+    "ridge_scale='absolute', gather=False)",
     "ChunkedMoments": "(criterion)",
     "EmbeddingQueue": "(size, dim, *, with_ids=False, gather=False)",
     "ExtraNegatives": "(a=None, b=None, ids=None, valid=None)",
@@ -362,7 +408,7 @@ def test_module_and_function_share_their_options(loss):
     constructor = dict(inspect.signature(module).parameters)
     forward = dict(inspect.signature(module.forward).parameters)
     forward.pop("self")
-    tensors = [name for name, p in function.items() if p.default is p.empty]
+    tensors = [name for name, p in function.items() if p.kind is not p.KEYWORD_ONLY]
     learned = {"contrastive_center": {"centers"}}.get(loss, set())
     assert list(forward)[: len(tensors) - len(learned)] == [
         name for name in tensors if name not in learned
@@ -385,7 +431,8 @@ def test_module_and_function_share_their_options(loss):
 def test_modules_show_every_option():
     for loss, (module, _) in LOSSES.items():
         sizes = {"contrastive_center": (3, 2)}.get(loss, ())
-        shown = repr(getattr(xl, module)(*sizes))
+        needed = {"dgcca": {"num_components": 2}}.get(loss, {})
+        shown = repr(getattr(xl, module)(*sizes, **needed))
         for option in inspect.signature(getattr(xl, module)).parameters:
             if option != "temperature_range":  # shown where it has a meaning
                 assert option in shown, f"{loss}: {option} is missing in {shown}"

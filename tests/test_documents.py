@@ -8,7 +8,7 @@ import pytest
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from test_api import LOSSES, PACKAGE, ROOT, sources
+from test_api import LOSSES, OF_THEIR_OWN, PACKAGE, ROOT, sources
 from xmodal_losses import dense, diagnostics, two_sample
 
 
@@ -84,8 +84,7 @@ def test_every_citation_has_an_entry():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_has_its_reference_spec_and_benchmark(loss):
     assert (ROOT / "tests" / "reference" / f"{loss}.py").is_file()
-    # Of one batch, and of places of images: with tests and costs of their own.
-    if loss not in ("contrastive_center", "vicreg_local"):
+    if loss not in OF_THEIR_OWN:
         assert f'name="{loss}"' in text("tests", "specs.py")
         assert f'"{loss}"' in text("benchmarks", "cases.py")
 
@@ -106,6 +105,7 @@ def test_version_is_one():
         ("docs", "quickstart.md"),
         ("docs", "large_batch.md"),
         ("docs", "queue.md"),
+        ("docs", "projector.md"),
         ("docs", "dense.md"),
         ("docs", "objective.md"),
         ("docs", "embedding_diagnostics.md"),

@@ -258,6 +258,7 @@ OPTIONS = [
     ("dcca", "num_components", [1.0, "1"], TypeError),
     ("dcca", "ridge", [-1e-4, NAN], ValueError),
     ("dcca", "ridge", ["0", None], TypeError),
+    ("dcca", "ridge_scale", ["trace", None], ValueError),
     ("dcca", "objective", ["nuclear", None], ValueError),
     ("dcca", "compute_dtype", [torch.float16, torch.int64, "float64"], None),
 ]

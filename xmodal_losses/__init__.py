@@ -21,6 +21,11 @@ from xmodal_losses.contrastive.sincere import SINCERELoss
 from xmodal_losses.contrastive.soft_info_nce import SoftInfoNCELoss
 from xmodal_losses.contrastive.sup_con import SupConLoss
 from xmodal_losses.correlation.dcca import DCCALoss
+from xmodal_losses.correlation.dgcca import DGCCALoss
+from xmodal_losses.correlation.eckart_young import EckartYoungLoss
+from xmodal_losses.correlation.mcca import MCCALoss
+from xmodal_losses.correlation.noise import NoiseRegularizationLoss
+from xmodal_losses.correlation.projector import CCAProjector
 from xmodal_losses.distribution.coral import CORALLoss
 from xmodal_losses.distribution.mmd import MMDLoss
 from xmodal_losses.gradient_cache import cached_backward
@@ -40,8 +45,10 @@ from xmodal_losses.large_batch import ChunkedMoments
 from xmodal_losses.objective import CrossModalObjective, ObjectiveValue, Term
 from xmodal_losses.queue import EmbeddingQueue
 from xmodal_losses.redundancy.barlow_twins import BarlowTwinsLoss
+from xmodal_losses.redundancy.soft_decorrelation import SoftDecorrelationLoss
 from xmodal_losses.redundancy.vicreg import VICRegLoss
 from xmodal_losses.redundancy.vicreg_local import VICRegLocalLoss
+from xmodal_losses.running import RunningMoments
 from xmodal_losses.schedules import CosineSchedule, LinearSchedule
 from xmodal_losses.views import pairwise
 
@@ -49,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BarlowTwinsLoss",
+    "CCAProjector",
     "CORALLoss",
     "ChunkedMoments",
     "ContrastiveCenterLoss",
@@ -56,8 +64,10 @@ __all__ = [
     "CrossModalObjective",
     "CrossModalityContrastiveCenterLoss",
     "DCCALoss",
+    "DGCCALoss",
     "DebiasedContrastiveLoss",
     "DecoupledContrastiveLoss",
+    "EckartYoungLoss",
     "EmbeddingQueue",
     "EnergyKernel",
     "ExtraNegatives",
@@ -70,17 +80,21 @@ __all__ = [
     "LaplacianKernel",
     "LinearKernel",
     "LinearSchedule",
+    "MCCALoss",
     "MILNCELoss",
     "MMDLoss",
     "MaternKernel",
     "MultiKernel",
     "NTXentLoss",
+    "NoiseRegularizationLoss",
     "ObjectiveValue",
     "PolynomialKernel",
     "RationalQuadraticKernel",
+    "RunningMoments",
     "SINCERELoss",
     "SigmoidContrastiveLoss",
     "SimilarityPreservationLoss",
+    "SoftDecorrelationLoss",
     "SoftInfoNCELoss",
     "SupConLoss",
     "Term",

@@ -18,6 +18,10 @@ from xmodal_losses.contrastive.sincere import sincere
 from xmodal_losses.contrastive.soft_info_nce import soft_info_nce
 from xmodal_losses.contrastive.sup_con import sup_con
 from xmodal_losses.correlation.dcca import dcca
+from xmodal_losses.correlation.dgcca import dgcca
+from xmodal_losses.correlation.eckart_young import eckart_young
+from xmodal_losses.correlation.mcca import mcca
+from xmodal_losses.correlation.noise import noise_regularization
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
 from xmodal_losses.distribution.mmd import mmd
 from xmodal_losses.redundancy.barlow_twins import (
@@ -25,6 +29,7 @@ from xmodal_losses.redundancy.barlow_twins import (
     barlow_twins,
     barlow_twins_terms,
 )
+from xmodal_losses.redundancy.soft_decorrelation import soft_decorrelation
 from xmodal_losses.redundancy.vicreg import VICRegTerms, vicreg, vicreg_terms
 from xmodal_losses.redundancy.vicreg_local import vicreg_local
 
@@ -42,16 +47,21 @@ __all__ = [
     "dcca",
     "debiased",
     "decoupled",
+    "dgcca",
+    "eckart_young",
     "hetero_center",
     "hetero_center_triplet",
     "info_nce",
     "info_nce_terms",
+    "mcca",
     "mil_nce",
     "mmd",
+    "noise_regularization",
     "nt_xent",
     "sigmoid_contrastive",
     "similarity_preservation",
     "sincere",
+    "soft_decorrelation",
     "soft_info_nce",
     "sup_con",
     "vicreg",

@@ -15,19 +15,20 @@ __all__ = ["ChunkedMoments"]
 class ChunkedMoments:
     """One large batch of a loss of means and covariances, in chunks of any size.
 
-    CORAL, Barlow Twins, VICReg and Deep CCA see a batch through its first and second
-    moments only, which add up. So a batch may pass through the encoders twice, in
-    chunks: the first time without a graph, to be counted (:meth:`update`), the second
-    time for the gradient (:meth:`share`). The loss and the gradients are those of the
-    whole batch, exactly; memory is that of one chunk, and O(D²) for the moments.
+    CORAL, Barlow Twins, VICReg, soft decorrelation and Deep CCA see a batch through its
+    first and second moments only, which add up. So a batch may pass through the
+    encoders twice, in chunks: the first time without a graph, to be counted
+    (:meth:`update`), the second time for the gradient (:meth:`share`). The loss and the
+    gradients are those of the whole batch, exactly; memory is that of one chunk, and
+    O(D²) for the moments.
 
     Both passes have to see the same embeddings: the same rows, encoders without dropout
     between them, batch normalisation in ``eval`` mode. The order of the chunks does not
     matter.
 
     Args:
-        criterion: CORALLoss, BarlowTwinsLoss, VICRegLoss or DCCALoss, with
-            ``reduction`` ``"mean"`` or ``"sum"``.
+        criterion: CORALLoss, BarlowTwinsLoss, VICRegLoss, SoftDecorrelationLoss or
+            DCCALoss, with ``reduction`` ``"mean"`` or ``"sum"``.
 
     Raises:
         TypeError: If the criterion is not one of these.
@@ -59,7 +60,8 @@ class ChunkedMoments:
         if names is None:
             raise TypeError(
                 "ChunkedMoments: criterion must be CORALLoss, BarlowTwinsLoss, "
-                f"VICRegLoss or DCCALoss, got {type(criterion).__name__}."
+                "VICRegLoss, SoftDecorrelationLoss or DCCALoss, got "
+                f"{type(criterion).__name__}."
             )
         if criterion.reduction == "none":
             raise ValueError(

@@ -61,6 +61,84 @@ def loss(
     return arrays(value, some["z_a"].grad, some["z_b"].grad)
 
 
+def some_views(inputs: dict[str, Any], counts: tuple[int, ...], rank: int) -> dict:
+    """Return what a rank has of several views; they are leaves."""
+    start = sum(counts[:rank])
+    own = slice(start, start + counts[rank])
+    out: dict[str, Any] = {
+        "views": [torch.tensor(z[own], requires_grad=True) for z in inputs["views"]]
+    }
+    if "mask" in inputs:
+        out["mask"] = torch.tensor(inputs["mask"][:, own])
+    if "weight" in inputs:
+        out["weight"] = torch.tensor(inputs["weight"][own])
+    return out
+
+
+def views_loss(
+    rank: int,
+    size: int,
+    name: str,
+    inputs: dict[str, Any],
+    counts: tuple[int, ...],
+    options: dict[str, Any],
+    mutation: str = "",
+) -> tuple[np.ndarray, ...]:
+    """Return a loss of several views, and its gradients in the own rows."""
+    some = some_views(inputs, counts, rank)
+    sum_over_ranks = Ranks.sum
+
+    def without_the_last(self: Ranks, own: torch.Tensor) -> torch.Tensor:
+        return sum_over_ranks(self, own * (self.rank < self.size - 1))
+
+    lossy = {"sum": without_the_last} if mutation == "a rank is left out" else {}
+    with ExitStack() as stack:
+        for method, function in lossy.items():
+            stack.enter_context(mock.patch.object(Ranks, method, function))
+        value = getattr(F, name)(**some, **options, group=dist.group.WORLD)
+        value.sum().backward()
+    factor = 1 / size if mutation == "scaled" else 1
+    return arrays(value, *(factor * z.grad for z in some["views"]))
+
+
+class Encoders(nn.Module):
+    """An encoder for each view, and their loss."""
+
+    def __init__(self, criterion: nn.Module, widths: list[int]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.criterion = criterion
+        self.encoders = nn.ModuleList(nn.Linear(w, w).double() for w in widths)
+        with torch.no_grad():
+            for parameter in self.encoders.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, views: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        encoded = [f(z) for f, z in zip(self.encoders, views, strict=True)]
+        return self.criterion(encoded, mask=mask)
+
+
+def views_step(
+    rank: int,
+    size: int,
+    module: str,
+    options: dict[str, Any],
+    inputs: dict[str, Any],
+    counts: tuple[int, ...] | None,
+) -> dict[str, np.ndarray]:
+    """Return the parameters after one step of SGD; without counts, on one process."""
+    gather = counts is not None
+    everything = counts or (len(inputs["views"][0]),)
+    some = some_views(inputs, everything, rank if gather else 0)
+    criterion = getattr(xl, module)(**options, gather=gather)
+    model = Encoders(criterion, [z.shape[-1] for z in some["views"]])
+    trained = DistributedDataParallel(model) if gather else model
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    trained(some["views"], some["mask"]).backward()
+    optimiser.step()
+    return {name: arrays(p)[0] for name, p in model.named_parameters()}
+
+
 def beside(
     rank: int,
     size: int,
@@ -192,6 +270,50 @@ def terms(
         dict(zip(told, arrays(*told.values()), strict=True))
         for told in (found._asdict(), summary)
     )
+
+
+def running(
+    rank: int, size: int, name: str, batches: list[Arrays], counts: list[Any]
+) -> tuple[Any, ...]:
+    """Return the loss of batches one after the other, and the gradients of the last."""
+    module = {"dcca": "DCCALoss", "vicreg": "VICRegLoss", "coral": "CORALLoss"}[name]
+    gather = size > 1
+    made = xl.RunningMoments(getattr(xl, module)(gather=gather), 4, 4, momentum=0.7)
+    for inputs, some in zip(batches, counts, strict=True):
+        own = tensors(inputs, some, rank)
+        value = made(own["z_a"], own["z_b"])
+    value.backward()
+    state = {name: arrays(buffer)[0] for name, buffer in made.state_dict().items()}
+    return (*arrays(value, own["z_a"].grad, own["z_b"].grad), state)
+
+
+def noise(
+    rank: int,
+    size: int,
+    inputs: Arrays,
+    counts: tuple[int, ...] | None,
+    options: dict[str, Any],
+) -> tuple[np.ndarray, ...]:
+    """Return the noise regularisation, and its gradients in the own rows."""
+    everything = counts or (len(inputs["z"]),)
+    own = {k: torch.tensor(part(v, everything, rank)) for k, v in inputs.items()}
+    leaves = [own[name].requires_grad_() for name in ("z", "z_noise")]
+    group = dist.group.WORLD if counts else None
+    value = F.noise_regularization(**own, **options, group=group)
+    value.backward()
+    return arrays(value, *(z.grad for z in leaves))
+
+
+def projector(
+    rank: int, size: int, inputs: Arrays, counts: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Return what a projector of the rows of all ranks is, fed chunk by chunk."""
+    own = tensors(inputs, dict.fromkeys(inputs, counts), rank)
+    z_a, z_b = own["z_a"], own["z_b"]
+    made = xl.CCAProjector(z_a.shape[1], z_b.shape[1], num_components=2, gather=True)
+    for a, b in zip(z_a.split(3), z_b.split(3), strict=True):
+        made.update(a, b)
+    return {k: arrays(v)[0] for k, v in made.fit().state_dict().items()}
 
 
 def chunked(

@@ -6,9 +6,9 @@ import scipy.linalg
 import torch
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_iris, load_linnerud
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmodal_losses.functional as F
+from counting import Work
 from harness import Case, to_torch, value_and_grad
 from reference.dcca import canonical_correlations
 from specs import BY_NAME
@@ -164,6 +164,31 @@ def test_invertible_maps_change_nothing_without_a_ridge():
     assert_allclose(SPEC(to_torch(mapped, grad=False), ridge=0.0), value, rtol=1e-9)
 
 
+@pytest.mark.parametrize("objective", ["trace", "frobenius"])
+@pytest.mark.parametrize("components", [None, 2])
+def test_a_relative_ridge_does_not_see_the_scale(objective, components):
+    """Of rows scaled by c the gradient is 1/c of it, and along the rows it is 0."""
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(4, 3)))
+    options = {"objective": objective, "num_components": components, "ridge": 0.3}
+    relative = options | {"ridge_scale": "relative"}
+    value, *grads = value_and_grad(SPEC, inputs, **relative)
+    for name, grad in zip(("z_a", "z_b"), grads, strict=True):
+        assert abs((grad * torch.tensor(inputs[name])).sum()) < 1e-12
+    scaled = {"z_a": 1e-3 * inputs["z_a"], "z_b": 40 * inputs["z_b"]}
+    other, *others = value_and_grad(SPEC, scaled, **relative)
+    assert_allclose(other, value, rtol=1e-10)
+    assert_allclose(1e-3 * others[0], grads[0], rtol=1e-8, atol=1e-12)
+    assert_allclose(40 * others[1], grads[1], rtol=1e-8, atol=1e-12)
+    assert SPEC(to_torch(scaled), **options) > 0.9 * SPEC(to_torch(inputs), **options)
+
+    # An absolute one of the same size is the same.
+    variance = np.trace(np.cov(inputs["z_a"].T)) / 4
+    inputs["z_b"] = inputs["z_b"] / np.sqrt(np.trace(np.cov(inputs["z_b"].T)) / 3)
+    inputs["z_a"] = inputs["z_a"] / np.sqrt(variance)
+    same = [SPEC(to_torch(inputs, grad=False), **o) for o in (options, relative)]
+    assert_allclose(*same, rtol=1e-12)
+
+
 def test_weights_are_analytic_weights():
     inputs = SPEC.draw(Case(rows=(12, 12), dims=(3, 3), weighted=True))
     joint = np.cov(inputs["z_a"].T, inputs["z_b"].T, aweights=inputs["weight"])
@@ -225,19 +250,6 @@ def test_more_rows_than_are_widened_at_a_time(weighted, monkeypatch):
                 assert_allclose(got, one_block, **SAME)
 
 
-class _Count(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
-        return function(*args, **kwargs or {})
-
-    def of(self, *parts):
-        return [name for name in self.names if any(part in name for part in parts)]
-
-
 @pytest.mark.parametrize(
     ("options", "decompositions"),
     [({}, 1), ({"num_components": 2}, 1), ({"objective": "frobenius"}, 0)],
@@ -245,9 +257,9 @@ class _Count(TorchDispatchMode):
 def test_decompositions(options, decompositions):
     """Batched, at most one SVD forward, none backward."""
     tensors = to_torch(SPEC.draw(Case(rows=(9, 9), dims=(4, 3), lead=(5,))))
-    with _Count() as forward:
+    with Work() as forward:
         value = SPEC(tensors, **options)
-    with _Count() as backward:
+    with Work() as backward:
         value.backward()
     kinds = ("svd", "eig", "qr", "lu_")
     assert len(forward.of(*kinds)) == decompositions

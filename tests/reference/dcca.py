@@ -12,8 +12,9 @@ import scipy.linalg
 from .problems import centre, reduce_problems
 
 
-def canonical_correlations(a, b, w, ridge=0.0):
+def canonical_correlations(a, b, w, ridge=0.0, ridge_b=None):
     """Return the min(D_a, D_b) ridge canonical correlations, largest first."""
+    ridge_b = ridge if ridge_b is None else ridge_b
     divisor = w.sum() - (w**2).sum() / w.sum()
     scale = np.sqrt(w / divisor)[:, None]
     d_a, d_b = a.shape[1], b.shape[1]
@@ -21,7 +22,7 @@ def canonical_correlations(a, b, w, ridge=0.0):
         [scale * centre(a, w), np.sqrt(ridge) * np.eye(d_a), np.zeros((d_b, d_a))]
     )
     b = np.vstack(
-        [scale * centre(b, w), np.zeros((d_a, d_b)), np.sqrt(ridge) * np.eye(d_b)]
+        [scale * centre(b, w), np.zeros((d_a, d_b)), np.sqrt(ridge_b) * np.eye(d_b)]
     )
     # The cosines themselves: scipy.linalg.subspace_angles goes through angles, and
     # loses half of the digits of those near 0 or 90 degrees.
@@ -34,6 +35,7 @@ def dcca(
     *,
     num_components=None,
     ridge=1e-4,
+    ridge_scale="absolute",
     objective="trace",
     compute_dtype=None,
     weight=None,
@@ -45,7 +47,13 @@ def dcca(
     def one(a, b, w, _):
         if len(w) < 2:
             return 0.0
-        rho = canonical_correlations(a, b, w, ridge)[:num_components]
+        ridges = ridge, ridge
+        if ridge_scale == "relative":
+            ridges = [
+                ridge * np.trace(np.atleast_2d(np.cov(z.T, aweights=w))) / z.shape[1]
+                for z in (a, b)
+            ]
+        rho = canonical_correlations(a, b, w, *ridges)[:num_components]
         return -(rho.sum() if objective == "trace" else (rho**2).sum())
 
     return reduce_problems(one, [z_a, z_b], [weight, weight], reduction)

@@ -7,7 +7,8 @@ With Cholesky factors L_a L_aᵀ = C_aa + r·I, L_b L_bᵀ = C_bb + r·I they ar
 and the canonical directions are A = L_a⁻ᵀU, B = L_b⁻ᵀV.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +16,20 @@ from torch.linalg import solve_triangular
 
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.linalg import cholesky
+
+RidgeScale: TypeAlias = Literal["absolute", "relative"]
+RIDGE_SCALES = ("absolute", "relative")
+
+
+def mean_variance(c: Tensor) -> Tensor:
+    """Return tr(C)/D, ``(…)``: the unit of a relative ridge."""
+    return c.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
+def with_relative_ridge(c: Tensor, ridge: float) -> Tensor:
+    """Return C + ridge·tr(C)/D·I."""
+    eye = torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
+    return c + ridge * mean_variance(c)[..., None, None] * eye
 
 
 def correlations(
@@ -84,3 +99,57 @@ class _SumOfSquares(Function):
         k = solve_triangular(l_b.mT, t.mT, upper=True)
         across = solve_triangular(l_a.mT, k.mT, upper=True)
         return -grad * (h @ h.mT), -grad * (k @ k.mT), 2 * grad * across, None
+
+
+def eigenvalues(
+    products: Tensor, widths: Sequence[int], ridges: Sequence[float | Tensor], k: int
+) -> Tensor:
+    """Return the K largest λ of Cb = λDb, as constants.
+
+    C are the products of all views, and D the ridged covariances on its diagonal: the
+    eigenvalues of the sum of the (ridged) projections onto the views.
+    """
+    with torch.no_grad():
+        whitened, _ = _whiten_all(products, widths, ridges)
+        values: Tensor = torch.linalg.eigvalsh(whitened)
+    return values[..., -k:].flip(-1)
+
+
+def eigenvalues_and_directions(
+    products: Tensor, widths: Sequence[int], ridges: Sequence[float | Tensor], k: int
+) -> tuple[Tensor, Tensor]:
+    """Return the K largest λ, and their b ``(…, ΣD, K)`` with bᵀDb = 1, as constants.
+
+    dλ = bᵀ(dC − λ dD)b, so that a sum of λ has a gradient without differences of
+    eigenvalues, which may repeat.
+    """
+    with torch.no_grad():
+        whitened, factors = _whiten_all(products, widths, ridges)
+        values, vectors = torch.linalg.eigh(whitened)
+        parts = torch.split(vectors[..., -k:].flip(-1), list(widths), -2)
+        directions = [
+            solve_triangular(factor.mT, part, upper=True)
+            for factor, part in zip(factors, parts, strict=True)
+        ]
+    return values[..., -k:].flip(-1), torch.cat(directions, -2)
+
+
+def _whiten_all(
+    products: Tensor, widths: Sequence[int], ridges: Sequence[float | Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Return L⁻¹CL⁻ᵀ, and the factors L_j of the ridged diagonal blocks."""
+    whitened, factors, start = products, [], 0
+    for width, ridge in zip(widths, ridges, strict=True):
+        own = slice(start, start + width)
+        factors.append(cholesky(products[..., own, own], ridge))
+        start += width
+    for _ in range(2):  # rows, then columns
+        rows = torch.split(whitened, list(widths), -2)
+        whitened = torch.cat(
+            [
+                solve_triangular(factor, row, upper=False)
+                for factor, row in zip(factors, rows, strict=True)
+            ],
+            -2,
+        ).mT
+    return whitened, factors

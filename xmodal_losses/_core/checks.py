@@ -74,6 +74,62 @@ def rows(caller: str, name: str, z: Tensor, min_rows: int = 1) -> None:
         )
 
 
+def views(
+    caller: str,
+    views: Sequence[Tensor],
+    *,
+    same_width: bool = False,
+    min_rows: int = 1,
+) -> None:
+    """Require two or more batches ``(…, N, D_j)`` of paired rows."""
+    if not isinstance(views, (list, tuple)):
+        raise TypeError(
+            f"{caller}: views must be a list or tuple of tensors, got "
+            f"{type(views).__name__}."
+        )
+    if len(views) < 2:
+        raise ValueError(
+            f"{caller}: views must be at least 2 batches, got {len(views)}."
+        )
+    for index, z in enumerate(views):
+        rows(caller, f"views[{index}]", z, min_rows)
+    first = views[0]
+    for z in views[1:]:
+        if z.device != first.device:
+            raise ValueError(
+                f"{caller}: views must be on one device, got {first.device} and "
+                f"{z.device}."
+            )
+        if z.shape[:-1] != first.shape[:-1]:
+            raise ValueError(
+                f"{caller}: views must have the same leading dimensions and rows, got "
+                f"{tuple(first.shape)} and {tuple(z.shape)}. Row i of one belongs to "
+                "row i of all others; say in mask which are missing."
+            )
+        if same_width and z.shape[-1] != first.shape[-1]:
+            raise ValueError(
+                f"{caller}: views must have the same number of columns, got "
+                f"{tuple(first.shape)} and {tuple(z.shape)}."
+            )
+
+
+def presence(
+    caller: str, name: str, mask: Tensor | None, views: Sequence[Tensor]
+) -> None:
+    """Require a boolean for every row of every view."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{caller}: {name} must be a boolean tensor, got {got}.")
+    shape = (len(views), *views[0].shape[:-1])
+    if mask.shape != shape:
+        raise ValueError(
+            f"{caller}: {name} must be of shape {shape}, True where a view has the "
+            f"row, got {tuple(mask.shape)}."
+        )
+
+
 def feature_map(caller: str, name: str, z: Tensor) -> None:
     """Require a batch of maps ``(B, C, H, W)`` of one pixel at least."""
     if not isinstance(z, Tensor):

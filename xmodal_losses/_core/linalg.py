@@ -117,8 +117,10 @@ def within(x: Tensor, low: float, high: float) -> Tensor:
     return out
 
 
-def cholesky(c: Tensor, ridge: float) -> Tensor:
+def cholesky(c: Tensor, ridge: float | Tensor) -> Tensor:
     """Return the lower factor of C + ridge·I, kept positive definite under rounding.
+
+    The ridge is a number, or one for each problem ``(…)``.
 
     Where rows are fewer than columns, C has eigenvalues a rounding error below 0, which
     the ridge does not make up for if the entries are large. What is added is of the

@@ -15,8 +15,9 @@ paper's gradient in closed form, which has no differences of singular values in 
 is finite where they repeat. The trace takes one singular value decomposition, in the
 forward pass; ‖T‖_F needs none. All in float64, covariances included: in float32, with
 N < D and a small ridge, the value is fine and the error of the gradient exceeds it. The
-ridge is in units of variance: shrinking features shrinks the correlations. Cost:
-O(N D² + D³) time, O(N D + D²) memory.
+ridge is in units of variance, so that shrinking features shrinks the correlations, or
+relative to the mean variance of each modality, tr(Σ)/D. Cost: O(N D² + D³) time,
+O(N D + D²) memory.
 
 Beware of small batches: independent views reach :math:`\sum \rho_i^2 \approx
 D_a D_b / (N - 1)`, and once :math:`D_a + D_b \ge N` some are 1 for any data.
@@ -38,7 +39,7 @@ __all__ = ["DCCALoss", "dcca"]
 Objective: TypeAlias = Literal["trace", "frobenius"]
 OBJECTIVES = ("trace", "frobenius")
 # What the loss looks at, where the rows are not all here.
-_MOMENTS = frozenset({"aa", "bb", "ab"})
+MOMENTS = frozenset({"aa", "bb", "ab"})
 
 
 def dcca(
@@ -47,6 +48,7 @@ def dcca(
     *,
     num_components: int | None = None,
     ridge: float = 1e-4,
+    ridge_scale: canonical.RidgeScale = "absolute",
     objective: Objective = "trace",
     compute_dtype: torch.dtype = torch.float64,
     weight: Tensor | None = None,
@@ -64,7 +66,9 @@ def dcca(
             *i* of ``z_a``.
         num_components: K in [1, min(D_a, D_b)], the largest correlations to sum; None
             takes all.
-        ridge: r ≥ 0, added to the variances. It changes the optimum; 0 is linear CCA.
+        ridge: r ≥ 0. It changes the optimum; 0 is linear CCA.
+        ridge_scale: ``"absolute"``: r is added to the variances. ``"relative"``: r
+            times the mean variance of the modality, so that its scale does not matter.
         objective: ``"trace"`` (−Σρ) or ``"frobenius"`` (−Σρ²; better conditioned).
         compute_dtype: ``torch.float64`` or ``torch.float32``, for covariances and
             decompositions.
@@ -98,7 +102,9 @@ def dcca(
         >>> F.dcca(z, z @ torch.tensor([[1., 2.], [0., 1.]]), ridge=0.0)
         tensor(-2.)
     """
-    _check_options("dcca", num_components, ridge, objective, compute_dtype, reduction)
+    check_options(
+        "dcca", num_components, ridge, ridge_scale, objective, compute_dtype, reduction
+    )
     everyone = ranks.joined("dcca", group, grad_reduce, exchange, moments.EXCHANGES)
     least = 2 if everyone is None else 0
     checks.embeddings("dcca", z_a, z_b, paired=True, same_width=False, min_rows=least)
@@ -107,7 +113,7 @@ def dcca(
     rows = torch.float32 if compute_dtype == torch.float32 else dtype
     pair = moments.pair_of(
         "dcca",
-        _MOMENTS,
+        MOMENTS,
         z_a.to(rows),
         z_b.to(rows),
         weight,
@@ -117,7 +123,7 @@ def dcca(
         wide=compute_dtype,
     )
     with precision.no_autocast(z_a):
-        loss = _loss(pair, num_components, ridge, objective, reduction)
+        loss = _loss(pair, num_components, ridge, ridge_scale, objective, reduction)
         return loss.to(dtype)
 
 
@@ -125,27 +131,43 @@ def _loss(
     pair: moments.Pair,
     num_components: int | None,
     ridge: float,
+    ridge_scale: canonical.RidgeScale,
     objective: Objective,
     reduction: reduce.Reduction,
 ) -> Tensor:
-    covariances = pair.covariances()
+    loss = losses("dcca", pair, num_components, ridge, ridge_scale, objective)
+    return reduce.problems(loss, pair.present, reduction, pair.ranks)
+
+
+def losses(
+    caller: str,
+    pair: moments.Pair,
+    num_components: int | None,
+    ridge: float,
+    ridge_scale: canonical.RidgeScale,
+    objective: Objective,
+) -> Tensor:
+    """Return the loss of each problem."""
+    c_aa, c_bb, c_ab = pair.covariances()
+    own = ridge  # what is added to the variances
+    if ridge_scale == "relative":
+        c_aa, c_bb = (canonical.with_relative_ridge(c, ridge) for c in (c_aa, c_bb))
+        own = 0.0
+    covariances = c_aa, c_bb, c_ab
     k = most = min(covariances[2].shape[-2:])
     if num_components is not None:
         k = num_components
-        checks.count("dcca", "num_components", k, at_most=most, of="min(D_a, D_b)")
+        checks.count(caller, "num_components", k, at_most=most, of="min(D_a, D_b)")
     if objective == "frobenius" and k == most:
         # No singular values needed, and differentiable as often as one likes.
-        loss = -canonical.sum_of_squares(*covariances, ridge)
-        return reduce.problems(loss, pair.present, reduction, pair.ranks)
+        return -canonical.sum_of_squares(*covariances, own)
 
     power = 1 if objective == "trace" else 2
     if not covariances[2].requires_grad:  # singular vectors are for the gradient
-        rho = canonical.correlations(*covariances, ridge, k)
-        return reduce.problems(
-            -(rho**power).sum(-1), pair.present, reduction, pair.ranks
-        )
+        rho = canonical.correlations(*covariances, own, k)
+        return -(rho**power).sum(-1)
 
-    rho, a, b = canonical.correlations_and_directions(*covariances, ridge, k)
+    rho, a, b = canonical.correlations_and_directions(*covariances, own, k)
     slope = -power * rho ** (power - 1)
     if power == 1:
         # T has no scale: its rounding errors are of order eps. Of a correlation that
@@ -154,13 +176,19 @@ def _loss(
     # Eq. 12–13 of the paper: of Σf(ρ), f′ABᵀ to C_ab, −½f′ρAAᵀ to C_aa, −½f′ρBBᵀ.
     directions = moments.Directions(a, b, rho, slope)
     loss = pair.along(-(rho**power).sum(-1), directions)
-    return reduce.problems(loss, pair.present, reduction, pair.ranks)
+    if ridge_scale == "relative":  # what the ridge grows by, and the loss with it
+        for c, along in zip(pair.covariances()[:2], (a, b), strict=True):
+            lengths = (slope * rho * along.square().sum(-2)).sum(-1)
+            growth = -0.5 * ridge * lengths * canonical.mean_variance(c)
+            loss = loss + (growth - growth.detach())
+    return loss
 
 
-def _check_options(
+def check_options(
     caller: str,
     num_components: object,
     ridge: object,
+    ridge_scale: object,
     objective: object,
     compute_dtype: object,
     reduction: object,
@@ -168,6 +196,7 @@ def _check_options(
     if num_components is not None:
         checks.count(caller, "num_components", num_components)
     checks.number(caller, "ridge", ridge, at_least=0.0)
+    checks.option(caller, "ridge_scale", ridge_scale, canonical.RIDGE_SCALES)
     checks.option(caller, "objective", objective, OBJECTIVES)
     checks.option(
         caller, "compute_dtype", compute_dtype, (torch.float64, torch.float32)
@@ -181,6 +210,7 @@ class DCCALoss(nn.Module):
     Args:
         num_components: As in the function.
         ridge: As in the function.
+        ridge_scale: As in the function.
         objective: As in the function.
         compute_dtype: As in the function.
         reduction: As in the function.
@@ -201,13 +231,14 @@ class DCCALoss(nn.Module):
         >>> xl.DCCALoss(num_components=10)(rgb, ir).backward()
     """
 
-    _moments = _MOMENTS
+    _moments = MOMENTS
 
     def __init__(
         self,
         *,
         num_components: int | None = None,
         ridge: float = 1e-4,
+        ridge_scale: canonical.RidgeScale = "absolute",
         objective: Objective = "trace",
         compute_dtype: torch.dtype = torch.float64,
         reduction: reduce.Reduction = "mean",
@@ -216,11 +247,18 @@ class DCCALoss(nn.Module):
         exchange: moments.Exchange | None = None,
     ) -> None:
         super().__init__()
-        _check_options(
-            "DCCALoss", num_components, ridge, objective, compute_dtype, reduction
+        check_options(
+            "DCCALoss",
+            num_components,
+            ridge,
+            ridge_scale,
+            objective,
+            compute_dtype,
+            reduction,
         )
         self.num_components = num_components
         self.ridge = ridge
+        self.ridge_scale: canonical.RidgeScale = ridge_scale
         self.objective: Objective = objective
         self.compute_dtype = compute_dtype
         self.reduction: reduce.Reduction = reduction
@@ -238,6 +276,7 @@ class DCCALoss(nn.Module):
             z_b,
             num_components=self.num_components,
             ridge=self.ridge,
+            ridge_scale=self.ridge_scale,
             objective=self.objective,
             compute_dtype=self.compute_dtype,
             weight=weight,
@@ -249,7 +288,12 @@ class DCCALoss(nn.Module):
 
     def _of_moments(self, pair: moments.Pair) -> Tensor:
         return _loss(
-            pair, self.num_components, self.ridge, self.objective, self.reduction
+            pair,
+            self.num_components,
+            self.ridge,
+            self.ridge_scale,
+            self.objective,
+            self.reduction,
         )
 
     def extra_repr(self) -> str:
@@ -258,6 +302,7 @@ class DCCALoss(nn.Module):
             self,
             "num_components",
             "ridge",
+            "ridge_scale",
             "objective",
             "compute_dtype",
             "reduction",

@@ -52,6 +52,9 @@ class Summary(NamedTuple):
         f = (slope * f).sum(-1)
         return value + (f - f.detach())
 
+    def own_covariances(self) -> tuple[Tensor, Tensor]:
+        return self.moments["aa"], self.moments["bb"]
+
     def covariance_gap(self) -> Tensor:
         gap = self.moments["aa"] - self.moments["bb"]
         return sum_of_squares(gap).to(self.dtype)
@@ -119,7 +122,7 @@ class Accumulator:
 
     def __init__(self, names: frozenset[str], z_a: Tensor, z_b: Tensor) -> None:
         self._names = names
-        self._a, self._b = _Side(z_a), _Side(z_b)
+        self._a, self._b = Side(z_a), Side(z_b)
         self._square_gap = torch.zeros_like(self._a.total)
         self._products: dict[str, Tensor] = {}
         self._slopes: dict[str, Tensor] = {}
@@ -159,11 +162,11 @@ class Accumulator:
         for name, product in self._products.items():
             left, right = {"aa": (x, x), "bb": (y, y), "ab": (x, y)}[name]
             product = product + left.mT @ right
-            parts.append(product if name == "ab" else _triangle(product))
+            parts.append(product if name == "ab" else triangle(product))
         parts = ranks.sums(parts)
         self._a.squares, self._b.squares, self._square_gap = parts[:3]
         for name, part in zip(self._products, parts[3:], strict=True):
-            self._products[name] = part if name == "ab" else _symmetric(part)
+            self._products[name] = part if name == "ab" else symmetric(part)
 
     def solve(self, loss: Callable[[Pair], Tensor]) -> Tensor:
         """Return the loss of what has been taken in, and keep its derivatives."""
@@ -242,14 +245,14 @@ class Accumulator:
         )
 
 
-def _triangle(c: Tensor) -> Tensor:
+def triangle(c: Tensor) -> Tensor:
     """Return the upper half of a symmetric matrix."""
     d = c.shape[-1]
     i, j = torch.triu_indices(d, d, device=c.device)
     return c[..., i, j]
 
 
-def _symmetric(triangle: Tensor) -> Tensor:
+def symmetric(triangle: Tensor) -> Tensor:
     """Return the matrix whose upper half is known."""
     d = (math.isqrt(8 * triangle.shape[-1] + 1) - 1) // 2
     i, j = torch.triu_indices(d, d, device=triangle.device)
@@ -266,7 +269,7 @@ def _wide(z: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     return drop(z, weight).double(), weight.double()
 
 
-class _Side:
+class Side:
     """Sums over the rows of one batch."""
 
     def __init__(self, z: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core.function import Function
-from xmodal_losses._core.moments.accumulated import Accumulator
+from xmodal_losses._core.moments.accumulated import Accumulator, Summary
 from xmodal_losses._core.moments.pair import Pair
 from xmodal_losses._core.moments.rows import PairOfRows
 from xmodal_losses._core.ranks import Ranks, refuse_twice
@@ -67,6 +67,21 @@ def pair_of(
         w_b = None if weight_b is None else torch.cat(ranks.gather(weight_b, of_b, 0))
         z_a, z_b = ranks.rows(z_a, of_a), ranks.rows(z_b, of_b)
         return PairOfRows(z_a, z_b, w_a, w_b, wide=wide, ranks=ranks)
+    return summary_of(names, z_a, z_b, weight_a, weight_b, ranks)
+
+
+def summary_of(
+    names: frozenset[str],
+    z_a: Tensor,
+    z_b: Tensor,
+    weight_a: Tensor | None,
+    weight_b: Tensor | None,
+    ranks: Ranks | None,
+) -> Summary:
+    """Return the moments themselves, of the rows here or of all ranks.
+
+    They have a gradient in the rows, and no second.
+    """
     accumulator = Accumulator(names, z_a, z_b)
     moments = _Moments.call(z_a, z_b, weight_a, weight_b, accumulator, ranks)
     dtype = torch.promote_types(z_a.dtype, z_b.dtype)
@@ -115,10 +130,11 @@ class _Moments(Function):
         weight_a: Tensor | None,
         weight_b: Tensor | None,
         accumulator: Accumulator,
-        ranks: Ranks,
+        ranks: Ranks | None,
     ) -> tuple[Tensor, ...]:
         accumulator.update(z_a, z_b, weight_a, weight_b)
-        accumulator.join(ranks)
+        if ranks is not None:
+            accumulator.join(ranks)
         return tuple(accumulator.summary().moments.values())
 
     @staticmethod
@@ -134,8 +150,9 @@ class _Moments(Function):
         names = accumulator.summary().moments
         accumulator.take(dict(zip(names, slopes, strict=True)))
         grads = accumulator.gradients(z_a, z_b, weight_a, weight_b)
+        factor = 1 if ctx.ranks is None else ctx.ranks.size
         grad_a, grad_b = (
-            (ctx.ranks.size * grad).to(z.dtype)
+            (factor * grad).to(z.dtype)
             for grad, z in zip(grads, (z_a, z_b), strict=True)
         )
         return grad_a, grad_b, None, None, None, None

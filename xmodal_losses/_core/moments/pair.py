@@ -52,6 +52,9 @@ class Pair(Protocol):
         The value is a function of the covariances; it and they are constants.
         """
 
+    def own_covariances(self) -> tuple[Tensor, Tensor]:
+        """Return C_aa and C_bb, of rows that need not be paired."""
+
     def covariance_gap(self) -> Tensor:
         """Return ‖C_aa − C_bb‖²_F, ``(…)``."""
 

@@ -261,6 +261,12 @@ class PairOfRows:
                 self._wide = products.Centred(x, None), products.Centred(y, None), 1
         return self._wide
 
+    def own_covariances(self) -> tuple[Tensor, Tensor]:
+        x, y = (
+            _rows(z.to(self._dtype), weight, divide=True) for z, weight in self._sides
+        )
+        return x.mT @ x, y.mT @ y
+
     def covariance_gap(self) -> Tensor:
         x, y = (_rows(*side, divide=True) for side in self._sides)
         return energy.gap(x, y)

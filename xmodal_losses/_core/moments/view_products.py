@@ -1,0 +1,201 @@
+"""Rows of several views side by side, and gradients through their products.
+
+All take centres ``(…, 1, D_j)``, scales √(s_j/dof_j) and shares s_j/Σs_j ``(…, N)``,
+and rows ``(…, N, D_j)``, V of each: X_j = scale·(Z_j − centre). Only rows get a
+gradient; ``factor`` is what it is multiplied by, W of W ranks that make the same of the
+products.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmodal_losses._core.function import Function
+from xmodal_losses._core.ranks import Ranks
+
+ROWS = 512  # wide at a time
+
+
+def blocks(
+    centres: Sequence[Tensor], scales: Sequence[Tensor], views: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows of X, and their factors √(s_j/dof_j) ``(…, n, V)``."""
+    scale = torch.stack(list(scales), -1)
+    for start in range(0, scale.shape[-2], ROWS):
+        end = min(start + ROWS, scale.shape[-2])
+        own = scale[..., start:end, :]
+        yield (
+            torch.cat(
+                [
+                    (z[..., start:end, :].to(c.dtype) - c) * own[..., j : j + 1]
+                    for j, (z, c) in enumerate(zip(views, centres, strict=True))
+                ],
+                -1,
+            ),
+            own,
+        )
+
+
+class Along(Function):
+    """With P = XB, P_j = X_jB_j: of X_j, 2(P − λP_j)·slope·B_jᵀ − 2 shrink_j·X_j.
+
+    The difference is formed in the wide dtype, and first: its terms agree to many
+    digits where rows are few and the ridge is small. Through the mean goes what rows
+    that only one view has leave over.
+    """
+
+    @staticmethod
+    def forward(value: Tensor, *_: Any) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, *growth, single, ctx.factor = inputs[:7]
+        ctx.save_for_backward(*growth, single, *inputs[7:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        directions, values, slope, shrink, single, *rest = ctx.saved_tensors
+        v = len(rest) // 4
+        centres, scales, shares, views = (
+            rest[i : i + v] for i in range(0, len(rest), v)
+        )
+        grad = (ctx.factor * grad).to(values.dtype)
+        slope = 2 * (grad.unsqueeze(-1) * slope).unsqueeze(-2)
+        shrink = 2 * (grad.unsqueeze(-1) * shrink)[..., None, None]
+        values = values.unsqueeze(-2)
+        widths = [z.shape[-1] for z in views]
+        parts = torch.split(directions, widths, -2)
+        lost = torch.split(single @ directions * slope, 1, -2)
+        grads: list[list[Tensor]] = [[] for _ in views]
+        for x, scale in blocks(centres, scales, views):
+            p = x @ directions
+            for j, (own, b) in enumerate(
+                zip(torch.split(x, widths, -1), parts, strict=True)
+            ):
+                g = ((p - values * (own @ b)) * slope) @ b.mT
+                g = g - shrink[..., j, :, :] * own
+                grads[j].append(scale[..., j : j + 1] * g)
+        out = []
+        for j, (z, b, share) in enumerate(zip(views, parts, shares, strict=True)):
+            if grads[j]:
+                whole = torch.cat(grads[j], -2)
+                mean = lost[j] @ b.mT
+                out.append((whole - share.unsqueeze(-1) * mean).to(z.dtype))
+            else:
+                out.append(torch.zeros_like(z))
+        # Compiled code has no second derivative.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            out = list(_Once.call(grad, *out))
+        return (*(None,) * (7 + 3 * v), *out)
+
+
+class Products(Function):
+    """XᵀX: of a slope S the gradient is X(S + Sᵀ), and through the mean as above."""
+
+    @staticmethod
+    def forward(both: Tensor, *_: Any) -> Tensor:
+        return both.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, single, ctx.factor, *rest = inputs
+        ctx.save_for_backward(single, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        single, *rest = ctx.saved_tensors
+        v = len(rest) // 4
+        centres, scales, shares, views = (
+            rest[i : i + v] for i in range(0, len(rest), v)
+        )
+        widths = [z.shape[-1] for z in views]
+        columns = torch.split(ctx.factor * (slope + slope.mT), widths, -1)
+        grads: list[list[Tensor]] = [[] for _ in views]
+        for x, scale in blocks(centres, scales, views):
+            for j, s in enumerate(columns):
+                grads[j].append(scale[..., j : j + 1] * (x @ s))
+        out = []
+        for j, (z, s, share) in enumerate(zip(views, columns, shares, strict=True)):
+            mean = share.unsqueeze(-1) * (single[..., j : j + 1, :] @ s)
+            whole = torch.cat(grads[j], -2) if grads[j] else torch.zeros_like(mean)
+            out.append((whole - mean).to(z.dtype))
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            out = list(_Once.call(slope, *out))
+        return (*(None,) * (3 + 3 * v), *out)
+
+
+class FourthMoment(Function):
+    """Σ_n Σ_ij ⟨X_in, X_jn⟩²: of X_in the gradient is 4 Σ_j ⟨X_in, X_jn⟩ X_jn.
+
+    The second output is what goes through the means: of all ranks, so that nothing has
+    to be told in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ranks: Ranks | None, _: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        v = len(tensors) // 4
+        total, lost = 0.0 * tensors[v].sum(-1), torch.stack(tensors[:v], -2) * 0.0
+        lost = lost.squeeze(-3)
+        for x, scale in blocks(tensors[:v], tensors[v : 2 * v], tensors[-v:]):
+            x = x.reshape(*x.shape[:-1], v, -1)
+            gram = x @ x.mT
+            total = total + gram.square().sum((-3, -2, -1))
+            lost = lost + (scale.unsqueeze(-1) * (4 * gram @ x)).sum(-3)
+        if ranks is not None:
+            total, lost = ranks.sums([total, lost])
+        return total, lost
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, ctx.factor, *rest = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], *rest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
+        lost, *rest = ctx.saved_tensors
+        v = len(rest) // 4
+        centres, scales, shares, views = (
+            rest[i : i + v] for i in range(0, len(rest), v)
+        )
+        grad = (ctx.factor * grad)[..., None, None]
+        slopes = []
+        for x, scale in blocks(centres, scales, views):
+            x = x.reshape(*x.shape[:-1], v, -1)
+            slope = scale.unsqueeze(-1) * (4 * (x @ x.mT) @ x)
+            slopes.append(grad.unsqueeze(-1) * slope)
+        out = []
+        for j, (z, share) in enumerate(zip(views, shares, strict=True)):
+            mean = share.unsqueeze(-1) * (grad * lost[..., j : j + 1, :])
+            whole = torch.zeros_like(mean)
+            if slopes:
+                whole = torch.cat([slope[..., j, :] for slope in slopes], -2)
+            out.append((whole - mean).to(z.dtype))
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            out = list(_Once.call(grad, *out))
+        return (*(None,) * (2 + 3 * v), *out)
+
+
+class _Once(Function):
+    """Hands gradients on; differentiating them again is an error, not a wrong number.
+
+    How the directions and the means turn with the rows is not in the graph.
+    """
+
+    @staticmethod
+    def forward(_: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(grad.clone() for grad in grads)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            "backward: create_graph must be False for a loss of several views, got "
+            "True. It has first derivatives only."
+        )
