@@ -1,6 +1,6 @@
 """Numerically checked, batched PyTorch losses that make two modalities agree."""
 
-from xmodal_losses import dense, functional, kernels
+from xmodal_losses import dense, functional, kernels, two_sample
 from xmodal_losses._core.pairs import ExtraNegatives
 from xmodal_losses.contrastive.contrastive_center import ContrastiveCenterLoss
 from xmodal_losses.contrastive.cross_modality_contrastive_center import (
@@ -25,6 +25,7 @@ from xmodal_losses.distribution.coral import CORALLoss
 from xmodal_losses.distribution.mmd import MMDLoss
 from xmodal_losses.gradient_cache import cached_backward
 from xmodal_losses.kernels import (
+    DeepKernel,
     EnergyKernel,
     GaussianKernel,
     InverseMultiquadricKernel,
@@ -34,6 +35,7 @@ from xmodal_losses.kernels import (
     MaternKernel,
     MultiKernel,
     PolynomialKernel,
+    RandomFeatures,
     RationalQuadraticKernel,
 )
 from xmodal_losses.large_batch import ChunkedMoments
@@ -56,6 +58,7 @@ __all__ = [
     "DCCALoss",
     "DebiasedContrastiveLoss",
     "DecoupledContrastiveLoss",
+    "DeepKernel",
     "EmbeddingQueue",
     "EnergyKernel",
     "ExtraNegatives",
@@ -75,6 +78,7 @@ __all__ = [
     "NTXentLoss",
     "ObjectiveValue",
     "PolynomialKernel",
+    "RandomFeatures",
     "RationalQuadraticKernel",
     "SINCERELoss",
     "SigmoidContrastiveLoss",
@@ -87,4 +91,5 @@ __all__ = [
     "dense",
     "functional",
     "kernels",
+    "two_sample",
 ]

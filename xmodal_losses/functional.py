@@ -23,6 +23,7 @@ from xmodal_losses.contrastive.sup_con import sup_con
 from xmodal_losses.correlation.dcca import dcca
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
 from xmodal_losses.distribution.mmd import mmd
+from xmodal_losses.distribution.mmd_variance import mmd_variance
 from xmodal_losses.redundancy.barlow_twins import (
     BarlowTwinsTerms,
     barlow_twins,
@@ -50,6 +51,7 @@ __all__ = [
     "info_nce_terms",
     "mil_nce",
     "mmd",
+    "mmd_variance",
     "nt_xent",
     "sigmoid_contrastive",
     "similarity_preservation",

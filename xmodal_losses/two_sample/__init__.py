@@ -1,0 +1,15 @@
+"""Tests of whether two batches have one distribution."""
+
+from xmodal_losses.two_sample.deep_kernel import deep_kernel_test, fit_kernel, split
+from xmodal_losses.two_sample.relabelling import KernelTestResult, kernel_test
+from xmodal_losses.two_sample.power import fit_weights, power_criterion
+
+__all__ = [
+    "KernelTestResult",
+    "deep_kernel_test",
+    "fit_kernel",
+    "fit_weights",
+    "kernel_test",
+    "power_criterion",
+    "split",
+]
