@@ -176,6 +176,8 @@ class LossSpec:
 def label(value: Any) -> str:
     if isinstance(value, kernels.MultiKernel):
         return f"Multi{len(value.kernels)}"
+    if isinstance(value, kernels.RandomFeatures):
+        return f"RandomFeatures({label(value.kernel)})"
     if hasattr(value, "fixed"):
         fields = ",".join(
             str(v) for k, v in vars(value).items() if (k, v) != ("factor", 1.0)
@@ -194,6 +196,12 @@ def _kernel(kernel: Any) -> torch.nn.Module:
     if isinstance(kernel, kernels.MultiKernel):
         members = [_kernel(k) for k in kernel.kernels]
         return xl.MultiKernel(members, weights=kernel.weights)
+    if isinstance(kernel, kernels.RandomFeatures):
+        frequencies = torch.tensor(kernel.frequencies)
+        _, num, dim = frequencies.shape
+        built = xl.RandomFeatures(_kernel(kernel.kernel), dim, num_features=num)
+        built.frequencies = frequencies.to(built.frequencies)
+        return built
     options = dict(vars(kernel))
     first = [options.pop("bandwidth")] if "bandwidth" in options else []
     return getattr(xl, type(kernel).__name__)(*first, **options)

@@ -1,8 +1,8 @@
 """Tests of whether two batches have one distribution."""
 
 from xmodal_losses.two_sample.deep_kernel import deep_kernel_test, fit_kernel, split
-from xmodal_losses.two_sample.relabelling import KernelTestResult, kernel_test
 from xmodal_losses.two_sample.power import fit_weights, power_criterion
+from xmodal_losses.two_sample.relabelling import KernelTestResult, kernel_test
 
 __all__ = [
     "KernelTestResult",

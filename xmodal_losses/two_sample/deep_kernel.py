@@ -14,13 +14,13 @@ from torch import Tensor
 from xmodal_losses._core import checks
 from xmodal_losses.distribution.kernels import Kernel, check_kernel
 from xmodal_losses.distribution.mmd_variance import STATISTICS, Statistic
+from xmodal_losses.two_sample.power import power_criterion
 from xmodal_losses.two_sample.relabelling import (
     KernelTestResult,
     check_generator,
     check_test,
     kernel_test,
 )
-from xmodal_losses.two_sample.power import power_criterion
 
 __all__ = ["deep_kernel_test", "fit_kernel", "split"]
 
