@@ -112,7 +112,11 @@ def test_value_and_gradients(pools, spec, case, size):
     inputs = spec.draw(case, 71)
     options = to_package(case.options)
     expected = on_one(spec.name, inputs, options)
-    unpaired = not spec.paired and options.get("estimator") not in ("paired", "linear")
+    unpaired = not spec.paired and options.get("estimator") not in (
+        "paired",
+        "block",
+        "linear",
+    )
     for how, exchange in product(range(3), EXCHANGES[spec.name]):
         counts = counts_of(inputs, size, how, unpaired)
         about = f"{counts['z_a']}, {exchange}"

@@ -143,7 +143,12 @@ class RandomFeatures:
     """Σ_u w_u mean_f cos(w_uf·(x - y)/σ_u), w the frequencies of bandwidth 1."""
 
     kernel: object
-    frequencies: tuple  # (U, F, D)
+    frequencies: tuple  # (U, F, D), for rows of another width repeated or cut
+
+    def of_width(self, width):
+        return np.array(
+            [[np.resize(w, width) for w in of_kernel] for of_kernel in self.frequencies]
+        )
 
     def fixed(self, pool):
         return RandomFeatures(self.kernel.fixed(pool), self.frequencies)
@@ -152,11 +157,11 @@ class RandomFeatures:
         kernels = getattr(self.kernel, "kernels", (self.kernel,))
         weights = getattr(self.kernel, "weights", None)
         weights = weights or [1 / len(kernels)] * len(kernels)
+        frequencies = self.of_width(len(x))
         return sum(
-            weight
-            * np.mean([np.cos(np.dot(w, x - y) / k.bandwidth) for w in of_kernel])
-            for weight, k, of_kernel in zip(
-                weights, kernels, self.frequencies, strict=True
+            weight * np.mean(np.cos(of_kernel @ (x - y) / kernel.bandwidth))
+            for weight, kernel, of_kernel in zip(
+                weights, kernels, frequencies, strict=True
             )
         )
 

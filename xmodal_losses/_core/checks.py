@@ -278,3 +278,12 @@ def count(
     if value < 1 or (at_most is not None and value > at_most):
         limit = ">= 1" if at_most is None else f"in [1, {of}] = [1, {at_most}]"
         raise ValueError(f"{caller}: {name} must be {limit}, got {value}.")
+
+
+def generator(caller: str, value: object) -> None:
+    """Require a generator, or None."""
+    if not isinstance(value, (torch.Generator, type(None))):
+        raise TypeError(
+            f"{caller}: generator must be a torch.Generator or None, got "
+            f"{type(value).__name__}."
+        )

@@ -23,7 +23,8 @@ problem, without gradient: ``"mean"`` sets σ² to half the mean squared distanc
 i ≠ j, which needs no pairwise matrix; ``"median"`` to half the median, which does (of
 a fixed choice of 2048 rows where there are more). ``factor`` then multiplies σ. A
 sample of identical points gets σ = 1. With ``learn=True`` the factor is exp of the
-parameter ``log_factor``, for a number as for a rule: σ stays positive.
+parameter ``log_factor``, for a number as for a rule: σ stays positive, within e^±30
+times what it was.
 
 References: :cite:t:`gretton2012kernel`; sums of kernels: :cite:t:`long2015learning`;
 the energy kernel makes the MMD the energy distance of :cite:t:`szekely2013energy`.
@@ -173,7 +174,9 @@ class ScaledKernel(Kernel):
         sigma, factor = self._base(pool), self.log_factor
         if factor is None:
             return sigma if self.factor == 1.0 else self.factor * sigma
-        return factor.to(sigma.dtype).exp() * sigma
+        # Wider, or narrower, is a constant, or the identity. Some optimisers go there,
+        # and σ² would overflow.
+        return factor.to(sigma.dtype).clamp(-30, 30).exp() * sigma
 
     def _base(self, pool: Pool) -> Tensor:
         """Return the bandwidth without its factor."""

@@ -67,6 +67,7 @@ class RandomFeatures(Kernel):
         super().__init__()
         checks.count("RandomFeatures", "dim", dim)
         checks.count("RandomFeatures", "num_features", num_features)
+        checks.generator("RandomFeatures", generator)
         kernels = [leaf for _, leaf in leaves(kernel)]
         for leaf in kernels:
             if type(leaf) not in _SPECTRA:

@@ -17,7 +17,6 @@ from xmodal_losses.distribution.mmd_variance import STATISTICS, Statistic
 from xmodal_losses.two_sample.power import power_criterion
 from xmodal_losses.two_sample.relabelling import (
     KernelTestResult,
-    check_generator,
     check_test,
     kernel_test,
 )
@@ -156,7 +155,7 @@ def fit_kernel(
     check_kernel(caller, kernel)
     checks.option(caller, "estimator", estimator, STATISTICS)
     checks.count(caller, "steps", steps)
-    check_generator(caller, generator)
+    checks.generator(caller, generator)
     paired = estimator == "paired"
     checks.embeddings(caller, z_a, z_b, paired=paired, min_rows=2)
     if z_a.ndim != 2:
@@ -240,7 +239,7 @@ def split(
     """
     checks.flag("split", "paired", paired)
     checks.number("split", "fraction", fraction, above=0.0, below=1.0)
-    check_generator("split", generator)
+    checks.generator("split", generator)
     checks.embeddings("split", z_a, z_b, paired=paired, min_rows=4)
     if z_a.ndim != 2:
         raise ValueError(

@@ -175,18 +175,9 @@ def check_test(
     checks.flag(caller, "paired", paired)
     checks.number(caller, "level", level, above=0.0, below=1.0)
     checks.count(caller, "permutations", permutations)
-    check_generator(caller, generator)
+    checks.generator(caller, generator)
     checks.embeddings(caller, z_a, z_b, paired=paired is True, min_rows=min_rows)
     if z_a.ndim != 2:
         raise ValueError(
             f"{caller}: z_a must be one batch (N, D), got shape {tuple(z_a.shape)}."
-        )
-
-
-def check_generator(caller: str, generator: object) -> None:
-    """Require a generator, or None."""
-    if not isinstance(generator, (torch.Generator, type(None))):
-        raise TypeError(
-            f"{caller}: generator must be a torch.Generator or None, got "
-            f"{type(generator).__name__}."
         )
