@@ -124,7 +124,7 @@ def run(
             xl.two_sample.kernel_test(
                 *blobs(rows, _seed_of_test(named, index, test), equal=equal),
                 kernel,
-                level=LEVEL,
+                alpha=LEVEL,
                 permutations=permutations,
                 generator=generator,
             ).rejected

@@ -8,6 +8,7 @@ import xmodal_losses
 import xmodal_losses.dense
 import xmodal_losses.functional
 import xmodal_losses.kernels
+import xmodal_losses.two_sample
 
 project = "xmodal-losses"
 author = "The xmodal-losses authors"
@@ -64,6 +65,7 @@ def public_names():
         xmodal_losses.functional,
         xmodal_losses.kernels,
         xmodal_losses.dense,
+        xmodal_losses.two_sample,
         xmodal_losses,
     ):
         for name in module.__all__:

@@ -13,13 +13,15 @@ import pytest
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from xmodal_losses import dense, kernels
+from xmodal_losses import dense, kernels, two_sample
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "xmodal_losses"
 FAMILIES = ("contrastive", "correlation", "distribution", "redundancy")
 # What feeds the losses and knows none of them.
 BESIDE = ("dense",)
+# What stands on several families: a folder, and files.
+TESTS = ("two_sample",)
 ABOVE = (
     "gradient_cache.py",
     "large_batch.py",
@@ -65,6 +67,7 @@ LOSSES = {
 
 # The inventory: a public name that comes or goes is edited here, on purpose.
 KERNELS = {
+    "DeepKernel",
     "EnergyKernel",
     "GaussianKernel",
     "InverseMultiquadricKernel",
@@ -74,13 +77,14 @@ KERNELS = {
     "MaternKernel",
     "MultiKernel",
     "PolynomialKernel",
+    "RandomFeatures",
     "RationalQuadraticKernel",
 }
 PUBLIC = {
     xl: {module for module, _ in LOSSES.values()}
     | KERNELS
     | {"ChunkedMoments", "EmbeddingQueue", "ExtraNegatives", "cached_backward"}
-    | {"dense", "functional", "kernels"}
+    | {"dense", "functional", "kernels", "two_sample"}
     | {"CrossModalObjective", "ObjectiveValue", "Term"}
     | {"CosineSchedule", "LinearSchedule"},
     F: {
@@ -92,9 +96,19 @@ PUBLIC = {
         "barlow_twins_terms",
         "coral_terms",
         "info_nce_terms",
+        "mmd_variance",
         "vicreg_terms",
     },
-    kernels: KERNELS,
+    kernels: KERNELS | {"Pairs", "Pool"},
+    two_sample: {
+        "KernelTestResult",
+        "deep_kernel_test",
+        "fit_kernel",
+        "fit_weights",
+        "kernel_test",
+        "power_criterion",
+        "split",
+    },
     dense: {
         "PairedRows",
         "Places",
@@ -159,8 +173,19 @@ SIGNATURES = {
     "weight_b=None, reduction='mean', " + GROUP,
     "coral_terms": "(z_a, z_b, *, scale='published', weight_a=None, weight_b=None, "
     "reduction='mean', " + GROUP,
-    "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', weight_a=None, "
-    "weight_b=None, reduction='mean', chunk_size=None, " + GROUP,
+    "mmd": "(z_a, z_b, *, kernel=None, estimator='biased', block_size=None, "
+    "weight_a=None, weight_b=None, reduction='mean', chunk_size=None, " + GROUP,
+    "mmd_variance": "(z_a, z_b, *, kernel=None, estimator='unbiased', form='exact')",
+    "power_criterion": "(z_a, z_b, kernel, *, estimator='unbiased', ridge=1e-08)",
+    "fit_weights": "(z_a, z_b, kernel, *, estimator='unbiased', ridge=0.0001)",
+    "fit_kernel": "(z_a, z_b, kernel, *, optimizer=None, steps=1000, batch_size=None, "
+    "estimator='unbiased', ridge=1e-08, generator=None)",
+    "kernel_test": "(z_a, z_b, kernel, *, alpha=0.05, permutations=499, paired=False, "
+    "generator=None)",
+    "deep_kernel_test": "(z_a, z_b, kernel, *, train_fraction=0.5, optimizer=None, "
+    "steps=1000, batch_size=None, ridge=1e-08, alpha=0.05, permutations=499, "
+    "paired=False, generator=None)",
+    "split": "(z_a, z_b, *, fraction=0.5, paired=False, generator=None)",
     "barlow_twins": "(z_a, z_b, *, redundancy_weight=0.005, eps=0.0, "
     "scale='published', weight=None, reduction='mean', " + GROUP,
     "barlow_twins_terms": "(z_a, z_b, *, eps=0.0, scale='published', weight=None, "
@@ -207,8 +232,8 @@ SIGNATURES = {
     "SimilarityPreservationLoss": "(*, gamma=0.0, detach_target=True, "
     "reduction='mean', chunk_size=None, " + GATHER,
     "CORALLoss": "(*, mean_weight=0.0, scale='published', reduction='mean', " + GATHER,
-    "MMDLoss": "(*, kernel=None, estimator='biased', reduction='mean', "
-    "chunk_size=None, " + GATHER,
+    "MMDLoss": "(*, kernel=None, estimator='biased', block_size=None, "
+    "reduction='mean', chunk_size=None, " + GATHER,
     "BarlowTwinsLoss": "(*, redundancy_weight=0.005, eps=0.0, scale='published', "
     "reduction='mean', " + GATHER,
     "VICRegLoss": "(*, invariance_weight=25.0, variance_weight=25.0, "
@@ -233,21 +258,25 @@ SIGNATURES = {
     "gradient_shares=None)",
     "LinearSchedule": "(start, end, *, length, begin=0.0)",
     "CosineSchedule": "(start, end, *, length, begin=0.0)",
-    "GaussianKernel": "(bandwidth='mean', *, factor=1.0)",
-    "LaplacianKernel": "(bandwidth='mean', *, factor=1.0, norm=2)",
-    "InverseMultiquadricKernel": "(bandwidth='mean', *, factor=1.0)",
-    "RationalQuadraticKernel": "(bandwidth='mean', *, factor=1.0, alpha=1.0)",
-    "MaternKernel": "(bandwidth='mean', *, factor=1.0, nu=1.5)",
+    "GaussianKernel": "(bandwidth='mean', *, factor=1.0, learn=False)",
+    "LaplacianKernel": "(bandwidth='mean', *, factor=1.0, learn=False, norm=2)",
+    "InverseMultiquadricKernel": "(bandwidth='mean', *, factor=1.0, learn=False)",
+    "RationalQuadraticKernel": "(bandwidth='mean', *, factor=1.0, learn=False, "
+    "alpha=1.0)",
+    "MaternKernel": "(bandwidth='mean', *, factor=1.0, learn=False, nu=1.5)",
     "PolynomialKernel": "(degree=3, gamma=None, coef0=1.0)",
     "LinearKernel": "()",
     "EnergyKernel": "()",
-    "MultiKernel": "(kernels, weights=None)",
+    "MultiKernel": "(kernels, weights=None, *, learn=False)",
+    "DeepKernel": "(network, *, feature_kernel=None, input_kernel=None, epsilon=0.5)",
+    "RandomFeatures": "(kernel, dim, *, num_features=256, generator=None)",
 }
 
 
 def public(name):
     """Return the object users get under this name."""
-    return next(getattr(m, name) for m in (F, xl, dense) if hasattr(m, name))
+    modules = (F, xl, dense, two_sample)
+    return next(getattr(m, name) for m in modules if hasattr(m, name))
 
 
 def bare(signature):
@@ -275,6 +304,7 @@ def test_both_spellings_are_one_object():
     assert xl.functional is F
     assert xl.kernels is kernels
     assert xl.dense is dense
+    assert xl.two_sample is two_sample
     for name in KERNELS:
         assert getattr(xl, name) is getattr(kernels, name)
 
@@ -286,7 +316,7 @@ def test_signature(name):
 
 def test_every_public_callable_has_its_signature_pinned():
     unpinned = {name for name in PUBLIC[F] if name.endswith("Terms")}
-    unpinned |= {"Kernel", "PairedRows", "Places"}
+    unpinned |= {"Kernel", "KernelTestResult", "PairedRows", "Pairs", "Places", "Pool"}
     names = {
         name
         for module in PUBLIC
@@ -365,9 +395,10 @@ def test_imports_follow_the_layers(path):
         allowed = ("xmodal_losses._core",)
     elif layer in FAMILIES + BESIDE:
         allowed = ("xmodal_losses._core", f"xmodal_losses.{layer}")
-    elif path.name in ABOVE:
+    elif path.name in ABOVE or layer in TESTS:
         allowed = tuple(f"xmodal_losses.{layer}" for layer in ("_core", *FAMILIES))
         allowed += ("xmodal_losses.schedules",)
+        allowed += (f"xmodal_losses.{layer}",) if layer in TESTS else ()
     else:
         allowed = ("xmodal_losses",)
     for name in own:
@@ -393,7 +424,7 @@ def test_re_exports_define_nothing(path):
 
 def test_the_families_are_the_folders():
     folders = {path.parts[0] for path in sources() if len(path.parts) > 1}
-    assert folders == {*FAMILIES, *BESIDE, "_core"}
+    assert folders == {*FAMILIES, *BESIDE, *TESTS, "_core"}
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -9,7 +9,7 @@ import pytest
 import xmodal_losses as xl
 import xmodal_losses.functional as F
 from test_api import LOSSES, PACKAGE, ROOT, sources
-from xmodal_losses import dense
+from xmodal_losses import dense, two_sample
 
 
 def text(*parts):
@@ -45,7 +45,7 @@ def test_loss_has_its_documents(loss):
 
 def test_every_public_name_is_on_a_page():
     pages = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
-    for module in (F, xl, dense):
+    for module in (F, xl, dense, two_sample):
         for name in module.__all__:
             if callable(getattr(module, name)):
                 directive = rf":: {module.__name__}\.{name}(\(\))?$"
@@ -56,7 +56,7 @@ def test_every_public_name_is_on_a_page():
     "function",
     [
         getattr(module, name)
-        for module in (F, dense)
+        for module in (F, dense, two_sample)
         for name in module.__all__
         if inspect.isfunction(getattr(module, name))
     ],
@@ -106,6 +106,7 @@ def test_version_is_one():
         ("docs", "queue.md"),
         ("docs", "dense.md"),
         ("docs", "objective.md"),
+        ("docs", "deep_kernel.md"),
     ],
     ids="/".join,
 )

@@ -80,7 +80,7 @@ def test_pairs_are_exchanged_half_of_the_time():
 @pytest.mark.parametrize("paired", [False, True])
 def test_the_p_value_counts_what_was_found(paired):
     x, y = two_samples((12, 12))
-    y = 0.7 * y  # less far
+    y = (y - 0.4) / 1.5  # of one law with x
     result = two_sample.kernel_test(
         x, y, xl.GaussianKernel(1.0), permutations=79, paired=paired, generator=seeded()
     )
@@ -91,18 +91,18 @@ def test_the_p_value_counts_what_was_found(paired):
     reached = int((result.null >= result.statistic).sum())
     assert result.p_value == (1 + reached) / 80
     assert 0 < reached < 79
-    for level in (result.p_value, result.p_value - 1e-9):
+    for alpha in (result.p_value, result.p_value - 1e-9):
         again = two_sample.kernel_test(
             x,
             y,
             xl.GaussianKernel(1.0),
             permutations=79,
             paired=paired,
-            level=level,
+            alpha=alpha,
             generator=seeded(),
         )
         assert again.p_value == result.p_value
-        assert again.rejected is (level == result.p_value)
+        assert again.rejected is (alpha == result.p_value)
 
 
 def test_it_reads_as_one_line():
@@ -112,10 +112,13 @@ def test_it_reads_as_one_line():
         z, z + 1, kernel, permutations=19, generator=seeded()
     )
     assert str(found) == (
-        f"equal distributions rejected at level 0.05: p = 0.05, MMD² = "
-        f"{found.statistic:.4g} (9 and 9 rows, 19 permutations)"
+        f"the samples differ (p = 0.05 <= 0.05): squared MMD {found.statistic:.4g} of "
+        "9 and 9 rows, 19 permutations."
     )
-    assert "not rejected" in str(two_sample.kernel_test(z, z, kernel))
+    assert str(two_sample.kernel_test(z, z, kernel, permutations=19)) == (
+        "no difference found (p = 1 > 0.05), which does not prove that there is none: "
+        "squared MMD 0 of 9 and 9 rows, 19 permutations."
+    )
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -338,7 +341,7 @@ def test_bad_options_are_refused():
     kernel = xl.GaussianKernel(1.0, learn=True)
     tests = (two_sample.kernel_test, two_sample.deep_kernel_test)
     for test, options in product(
-        tests, ({"level": 0.0}, {"level": 1.0}, {"permutations": 0})
+        tests, ({"alpha": 0.0}, {"alpha": 1.0}, {"permutations": 0})
     ):
         (name,) = options
         with pytest.raises(ValueError, match=rf"^{test.__name__}: {name} must be"):

@@ -43,7 +43,7 @@ def deep_kernel_test(
     steps: int = 1000,
     batch_size: int | None = None,
     ridge: float = 1e-8,
-    level: float = 0.05,
+    alpha: float = 0.05,
     permutations: int = 499,
     paired: bool = False,
     generator: torch.Generator | None = None,
@@ -64,7 +64,7 @@ def deep_kernel_test(
         steps: As there.
         batch_size: As there.
         ridge: As there.
-        level: α in (0, 1).
+        alpha: The level, in (0, 1).
         permutations: B. The smallest p-value is 1/(B + 1).
         paired: Row i of both batches belongs together; N = M.
         generator: What to draw from, on any device; None is torch's own.
@@ -85,7 +85,7 @@ def deep_kernel_test(
         True
     """
     caller = "deep_kernel_test"
-    check_test(caller, z_a, z_b, level, permutations, paired, generator, min_rows=4)
+    check_test(caller, z_a, z_b, alpha, permutations, paired, generator, min_rows=4)
     estimator: Statistic = "paired" if paired else "unbiased"
     parts = split(z_a, z_b, fraction=train_fraction, paired=paired, generator=generator)
     fit_kernel(
@@ -103,7 +103,7 @@ def deep_kernel_test(
         parts.test_a,
         parts.test_b,
         kernel,
-        level=level,
+        alpha=alpha,
         permutations=permutations,
         paired=paired,
         generator=generator,

@@ -34,28 +34,33 @@ __all__ = ["KernelTestResult", "kernel_test"]
 
 
 class KernelTestResult(NamedTuple):
-    """What a test has found. ``print`` it for one line."""
+    """What a test has found; ``print`` it."""
 
     statistic: float
     """The unbiased estimate of the squared MMD."""
     p_value: float
     """From 1/(B + 1) to 1."""
     rejected: bool
-    """Whether p ≤ level: the batches have different distributions."""
-    level: float
-    """The probability of rejecting where they have one."""
+    """Whether p ≤ α: the batches have different distributions."""
+    alpha: float
+    """The level: the probability, at most, of rejecting where they have one."""
     null: Tensor
     """The relabelled estimates, ``(B,)``."""
     rows: tuple[int, int]
     """How many were tested."""
 
     def __str__(self) -> str:
-        """Return one line."""
-        verdict = "rejected" if self.rejected else "not rejected"
+        """Return the result in words."""
+        if self.rejected:
+            verdict = f"the samples differ (p = {self.p_value:.4g} <= {self.alpha:g})"
+        else:
+            verdict = (
+                f"no difference found (p = {self.p_value:.4g} > {self.alpha:g}), which "
+                "does not prove that there is none"
+            )
         return (
-            f"equal distributions {verdict} at level {self.level:g}: p = "
-            f"{self.p_value:.4g}, MMD² = {self.statistic:.4g} ({self.rows[0]} and "
-            f"{self.rows[1]} rows, {len(self.null)} permutations)"
+            f"{verdict}: squared MMD {self.statistic:.4g} of {self.rows[0]} and "
+            f"{self.rows[1]} rows, {len(self.null)} permutations."
         )
 
 
@@ -64,7 +69,7 @@ def kernel_test(
     z_b: Tensor,
     kernel: Kernel,
     *,
-    level: float = 0.05,
+    alpha: float = 0.05,
     permutations: int = 499,
     paired: bool = False,
     generator: torch.Generator | None = None,
@@ -76,7 +81,7 @@ def kernel_test(
         z_b: Embeddings of modality *b*, shape ``(M, D)``, M ≥ 2.
         kernel: Chosen without these rows (:func:`~xmodal_losses.two_sample.fit_kernel`
             with others). It is in eval mode meanwhile.
-        level: α in (0, 1).
+        alpha: The level, in (0, 1).
         permutations: B. The smallest p-value is 1/(B + 1).
         paired: Row i of both batches belongs together; N = M.
         generator: What to draw from, on any device; None is torch's own.
@@ -94,7 +99,7 @@ def kernel_test(
         >>> xl.two_sample.kernel_test(a, b, xl.GaussianKernel(1.0)).rejected
         True
     """
-    check_test("kernel_test", z_a, z_b, level, permutations, paired, generator)
+    check_test("kernel_test", z_a, z_b, alpha, permutations, paired, generator)
     check_kernel("kernel_test", kernel)
     training = kernel.training
     kernel.eval()
@@ -111,7 +116,7 @@ def kernel_test(
     p_value = (1 + int((null >= statistic - size).sum())) / (permutations + 1)
     rows = (z_a.shape[0], z_b.shape[0])
     return KernelTestResult(
-        statistic.item(), p_value, p_value <= level, level, null, rows
+        statistic.item(), p_value, p_value <= alpha, alpha, null, rows
     )
 
 
@@ -165,7 +170,7 @@ def check_test(
     caller: str,
     z_a: Tensor,
     z_b: Tensor,
-    level: object,
+    alpha: object,
     permutations: object,
     paired: object,
     generator: object,
@@ -173,7 +178,7 @@ def check_test(
 ) -> None:
     """Check what tests have in common."""
     checks.flag(caller, "paired", paired)
-    checks.number(caller, "level", level, above=0.0, below=1.0)
+    checks.number(caller, "alpha", alpha, above=0.0, below=1.0)
     checks.count(caller, "permutations", permutations)
     checks.generator(caller, generator)
     checks.embeddings(caller, z_a, z_b, paired=paired is True, min_rows=min_rows)
