@@ -102,6 +102,7 @@ PUBLIC = {
     kernels: KERNELS | {"Pairs", "Pool"},
     two_sample: {
         "KernelTestResult",
+        "Split",
         "deep_kernel_test",
         "fit_kernel",
         "fit_weights",
@@ -317,6 +318,7 @@ def test_signature(name):
 def test_every_public_callable_has_its_signature_pinned():
     unpinned = {name for name in PUBLIC[F] if name.endswith("Terms")}
     unpinned |= {"Kernel", "KernelTestResult", "PairedRows", "Pairs", "Places", "Pool"}
+    unpinned |= {"Split"}
     names = {
         name
         for module in PUBLIC

@@ -3,19 +3,19 @@ r"""Kernels for the maximum mean discrepancy.
 A kernel module maps rows ``x (…, N, D)`` and ``y (…, M, D)`` to the matrix
 :math:`k(x_i, y_j)`, ``(…, N, M)``. With :math:`d = \lVert x - y \rVert_2`:
 
-================================== ==================================================
-:class:`GaussianKernel`            :math:`\exp(-d^2 / 2\sigma^2)`
-:class:`LaplacianKernel`           :math:`\exp(-\lVert x - y \rVert_p / \sigma)`
-:class:`InverseMultiquadricKernel` :math:`(1 + d^2 / \sigma^2)^{-1/2}`
-:class:`RationalQuadraticKernel`   :math:`(1 + d^2 / 2\alpha\sigma^2)^{-\alpha}`
-:class:`MaternKernel`              Matérn of order ν in :math:`d / \sigma`
-:class:`EnergyKernel`              :math:`-d`
-:class:`LinearKernel`              :math:`\langle x, y \rangle`
-:class:`PolynomialKernel`          :math:`(\gamma \langle x, y \rangle + c)^p`
-:class:`MultiKernel`               :math:`\sum_u w_u k_u`
-:class:`DeepKernel`                a kernel of what a network makes of :math:`x, y`
-:class:`RandomFeatures`            one of these, from random frequencies
-================================== ==================================================
+======================================= ===============================================
+:class:`GaussianKernel`                 :math:`\exp(-d^2 / 2\sigma^2)`
+:class:`LaplacianKernel`                :math:`\exp(-\lVert x - y \rVert_p / \sigma)`
+:class:`InverseMultiquadricKernel`      :math:`(1 + d^2 / \sigma^2)^{-1/2}`
+:class:`RationalQuadraticKernel`        :math:`(1 + d^2 / 2\alpha\sigma^2)^{-\alpha}`
+:class:`MaternKernel`                   Matérn of order ν in :math:`d / \sigma`
+:class:`EnergyKernel`                   :math:`-d`
+:class:`LinearKernel`                   :math:`\langle x, y \rangle`
+:class:`PolynomialKernel`               :math:`(\gamma \langle x, y \rangle + c)^p`
+:class:`~xmodal_losses.MultiKernel`     :math:`\sum_u w_u k_u`
+:class:`~xmodal_losses.DeepKernel`      a kernel of what a network makes of rows
+:class:`~xmodal_losses.RandomFeatures`  one of these, from random frequencies
+======================================= ===============================================
 
 The bandwidth σ is a length, in the units of the embeddings: a number, a scalar tensor
 (a parameter is learned), or a rule that takes it from the pooled sample of each
@@ -73,9 +73,9 @@ class Kernel(nn.Module):
     """
 
     shift: Shift = "invariant"
-    """What shifting all points does: nothing (``"invariant"``), nothing to an MMD in
-    which every row meets the same weight of others (``"balanced"``: all but the
-    weighted U-statistic), or it matters (``"sensitive"``)."""
+    """Whether it matters that all points are shifted. ``"invariant"``, not at all;
+    ``"balanced"``, not to an MMD in which every row meets the same weight of others
+    (all but the weighted U-statistic); ``"sensitive"``, it does."""
 
     maps_rows: bool = False
     """Whether the kernel is one of rows that it makes of those it is given."""
