@@ -79,6 +79,7 @@ bench: $(VENV)/.stamp-peers  ## time, memory and precision beside every peer, an
 	$(PY) -m benchmarks.accuracy $(ARGS)
 	$(PY) -m benchmarks.exactness $(ARGS)
 	$(PY) -m benchmarks.power $(ARGS)
+	$(PY) -m benchmarks.blob $(ARGS)
 	$(PY) -m benchmarks.plot $(ARGS)
 	$(PY) -m benchmarks.distributed_page
 	$(PY) -m benchmarks.power_page

@@ -9,6 +9,7 @@ import xmodal_losses.dense
 import xmodal_losses.diagnostics
 import xmodal_losses.functional
 import xmodal_losses.kernels
+import xmodal_losses.two_sample
 
 project = "xmodal-losses"
 author = "The xmodal-losses authors"
@@ -66,6 +67,7 @@ def public_names():
         xmodal_losses.kernels,
         xmodal_losses.dense,
         xmodal_losses.diagnostics,
+        xmodal_losses.two_sample,
         xmodal_losses,
     ):
         for name in module.__all__:

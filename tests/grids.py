@@ -232,8 +232,18 @@ def mmd() -> Iterator[Case]:
         (kernels.GaussianKernel(0.8), kernels.LaplacianKernel("mean"))
     )
     nested = kernels.MultiKernel((mean, kernels.MaternKernel(2.0)))
+    # Few digits: the buffer of a module in bfloat16 holds all of them.
+    few = kernels.RandomFeatures(
+        kernels.GaussianKernel(1.3), (((0.5, -1.0, 0.25), (1.5, 0.75, -0.5)),)
+    )
+    of_sum = kernels.RandomFeatures(
+        kernels.MultiKernel(
+            (kernels.GaussianKernel("mean"), kernels.LaplacianKernel(0.8)), (0.7, 0.2)
+        ),
+        (((0.5, -1.0, 0.25),), ((1.5, 0.75, -0.5),)),
+    )
     for kernel, estimator in product(
-        (*single, None, mixture, mean, nested), estimators
+        (*single, None, mixture, mean, nested, few, of_sum), estimators
     ):
         options = {"kernel": kernel, "estimator": estimator}
         yield Case(options, (5, 5), (3, 3))
@@ -242,6 +252,13 @@ def mmd() -> Iterator[Case]:
             yield Case(options, unequal, (3, 3), (2,), True)
             yield Case(options | {"chunk_size": 2}, unequal, (3, 3), (2,), True)
             yield Case(options | {"chunk_size": 3}, unequal, (3, 3))
+    for kernel, size in product(
+        (None, kernels.GaussianKernel(1.3), kernels.LaplacianKernel("median"), of_sum),
+        (None, 2, 3),
+    ):
+        options = {"kernel": kernel, "estimator": "block", "block_size": size}
+        yield Case(options, (5, 5), (3, 3))
+        yield Case(options | {"chunk_size": 2}, (5, 5), (3, 3), (2,))
     yield Case({"estimator": "biased"}, (4, 3), (2, 2), (2, 2))
     yield Case({"estimator": "unbiased"}, (4, 3), (2, 2), (2, 2))
     yield Case({"estimator": "paired"}, (4, 4), (2, 2), (2, 2))

@@ -1,5 +1,6 @@
 """What the generic families run on: cases, specs of losses, tensors of inputs."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,7 +157,9 @@ class LossSpec:
         inputs = dict(inputs)
         z_a, z_b = inputs.pop("z_a"), inputs.pop("z_b")
         inputs = self.labels_of(z_a, z_b) | inputs
-        return self.function(z_a, z_b, **inputs, **to_package(options))
+        width = getattr(z_a, "shape", (0,))[-1:]
+        options = to_package(options, *(width if width != (0,) else ()))
+        return self.function(z_a, z_b, **inputs, **options)
 
     def labels_of(self, z_a: Any, z_b: Any) -> dict:
         """Return classes of rows for which the test has none, if the loss asks."""
@@ -176,6 +179,8 @@ class LossSpec:
 def label(value: Any) -> str:
     if isinstance(value, kernels.MultiKernel):
         return f"Multi{len(value.kernels)}"
+    if isinstance(value, kernels.RandomFeatures):
+        return f"RandomFeatures({label(value.kernel)})"
     if hasattr(value, "fixed"):
         fields = ",".join(
             str(v) for k, v in vars(value).items() if (k, v) != ("factor", 1.0)
@@ -184,19 +189,33 @@ def label(value: Any) -> str:
     return str(value)
 
 
-def to_package(options: dict) -> dict:
-    """Replace the reference kernel among the options by that of the package."""
+def to_package(options: dict, width: int = 3) -> dict:
+    """Replace the reference kernel among the options by that of the package.
+
+    Some kernels are made for rows of one width.
+    """
     kernel = options.get("kernel")
-    return options if kernel is None else {**options, "kernel": _kernel(kernel)}
+    return options if kernel is None else {**options, "kernel": _kernel(kernel, width)}
 
 
-def _kernel(kernel: Any) -> torch.nn.Module:
+def _kernel(kernel: Any, width: int = 3) -> torch.nn.Module:
     if isinstance(kernel, kernels.MultiKernel):
         members = [_kernel(k) for k in kernel.kernels]
         return xl.MultiKernel(members, weights=kernel.weights)
+    if isinstance(kernel, kernels.RandomFeatures):
+        return _random_features(kernel, width)
     options = dict(vars(kernel))
     first = [options.pop("bandwidth")] if "bandwidth" in options else []
     return getattr(xl, type(kernel).__name__)(*first, **options)
+
+
+@functools.cache  # made once: where the tests map it, nothing can be drawn
+def _random_features(kernel: Any, width: int) -> torch.nn.Module:
+    frequencies = torch.tensor(kernel.of_width(width))
+    num = frequencies.shape[1]
+    built = xl.RandomFeatures(_kernel(kernel.kernel), width, num_features=num)
+    built.frequencies = frequencies.to(built.frequencies)
+    return built
 
 
 def to_torch(

@@ -42,6 +42,7 @@ from tolerances import GRADIENT_DIFFERENCES
 def _fixed(options: dict) -> bool:
     """Whether no bandwidth is found by rule, hence held constant."""
     kernel = options.get("kernel", kernels.DEFAULT) or kernels.DEFAULT
+    kernel = getattr(kernel, "kernel", kernel)
     members = getattr(kernel, "kernels", (kernel,))
     rules = (getattr(k, "bandwidth", 1.0) for k in members)
     return not any(isinstance(r, str) for r in rules) and not any(

@@ -110,6 +110,7 @@ def test_version_is_one():
         ("docs", "objective.md"),
         ("docs", "embedding_diagnostics.md"),
         ("docs", "two_sample.md"),
+        ("docs", "deep_kernel.md"),
     ],
     ids="/".join,
 )

@@ -77,7 +77,7 @@ def test_rows_must_agree_where_they_are_pairs(spec):
         spec(views)
 
 
-@pytest.mark.parametrize("estimator", ["paired", "linear"])
+@pytest.mark.parametrize("estimator", ["paired", "block", "linear"])
 def test_rows_must_agree_for_paired_estimators(estimator):
     z = torch.zeros(6, 3)
     with pytest.raises(ValueError, match=_grammar("mmd", "z_a and z_b")):
@@ -109,7 +109,7 @@ def test_second_moments_need_two_rows(spec):
         spec({"z_a": torch.zeros(1, 3), "z_b": torch.zeros(1, 3)})
 
 
-@pytest.mark.parametrize("estimator", ["unbiased", "paired", "linear"])
+@pytest.mark.parametrize("estimator", ["unbiased", "paired", "block", "linear"])
 def test_u_statistics_need_two_rows(estimator):
     with pytest.raises(ValueError, match=_grammar("mmd", "z_a")):
         F.mmd(torch.zeros(1, 3), torch.zeros(1, 3), estimator=estimator)

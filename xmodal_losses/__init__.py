@@ -30,6 +30,7 @@ from xmodal_losses.distribution.coral import CORALLoss
 from xmodal_losses.distribution.mmd import MMDLoss
 from xmodal_losses.gradient_cache import cached_backward
 from xmodal_losses.kernels import (
+    DeepKernel,
     EnergyKernel,
     GaussianKernel,
     InverseMultiquadricKernel,
@@ -39,6 +40,7 @@ from xmodal_losses.kernels import (
     MaternKernel,
     MultiKernel,
     PolynomialKernel,
+    RandomFeatures,
     RationalQuadraticKernel,
 )
 from xmodal_losses.large_batch import ChunkedMoments
@@ -67,6 +69,7 @@ __all__ = [
     "DGCCALoss",
     "DebiasedContrastiveLoss",
     "DecoupledContrastiveLoss",
+    "DeepKernel",
     "EckartYoungLoss",
     "EmbeddingQueue",
     "EnergyKernel",
@@ -89,6 +92,7 @@ __all__ = [
     "NoiseRegularizationLoss",
     "ObjectiveValue",
     "PolynomialKernel",
+    "RandomFeatures",
     "RationalQuadraticKernel",
     "RunningMoments",
     "SINCERELoss",

@@ -24,6 +24,7 @@ from xmodal_losses.correlation.mcca import mcca
 from xmodal_losses.correlation.noise import noise_regularization
 from xmodal_losses.distribution.coral import CORALTerms, coral, coral_terms
 from xmodal_losses.distribution.mmd import mmd
+from xmodal_losses.distribution.mmd_variance import mmd_variance
 from xmodal_losses.redundancy.barlow_twins import (
     BarlowTwinsTerms,
     barlow_twins,
@@ -56,6 +57,7 @@ __all__ = [
     "mcca",
     "mil_nce",
     "mmd",
+    "mmd_variance",
     "noise_regularization",
     "nt_xent",
     "sigmoid_contrastive",

@@ -1,5 +1,7 @@
-"""Kernels for :func:`xmodal_losses.functional.mmd`."""
+"""Kernels for :func:`xmodal_losses.functional.mmd`, and what one's own are made of."""
 
+from xmodal_losses._core.pairs import Pairs, Pool
+from xmodal_losses.distribution.deep_kernel import DeepKernel
 from xmodal_losses.distribution.kernels import (
     EnergyKernel,
     GaussianKernel,
@@ -8,12 +10,14 @@ from xmodal_losses.distribution.kernels import (
     LaplacianKernel,
     LinearKernel,
     MaternKernel,
-    MultiKernel,
     PolynomialKernel,
     RationalQuadraticKernel,
 )
+from xmodal_losses.distribution.multi_kernel import MultiKernel
+from xmodal_losses.distribution.random_features import RandomFeatures
 
 __all__ = [
+    "DeepKernel",
     "EnergyKernel",
     "GaussianKernel",
     "InverseMultiquadricKernel",
@@ -22,6 +26,9 @@ __all__ = [
     "LinearKernel",
     "MaternKernel",
     "MultiKernel",
+    "Pairs",
     "PolynomialKernel",
+    "Pool",
+    "RandomFeatures",
     "RationalQuadraticKernel",
 ]

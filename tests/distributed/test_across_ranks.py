@@ -112,7 +112,11 @@ def test_value_and_gradients(pools, spec, case, size):
     inputs = spec.draw(case, 71)
     options = to_package(case.options)
     expected = on_one(spec.name, inputs, options)
-    unpaired = not spec.paired and options.get("estimator") not in ("paired", "linear")
+    unpaired = not spec.paired and options.get("estimator") not in (
+        "paired",
+        "block",
+        "linear",
+    )
     for how, exchange in product(range(3), EXCHANGES[spec.name]):
         counts = counts_of(inputs, size, how, unpaired)
         about = f"{counts['z_a']}, {exchange}"
@@ -252,6 +256,15 @@ def test_many_rows_and_columns(pools):
 # Training
 # --------------------------------------------------------------------------------------
 
+# Kernels with much to learn.
+DEEP = xl.DeepKernel(
+    torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+)
+SUM = xl.MultiKernel(
+    [xl.GaussianKernel("mean", learn=True), xl.LaplacianKernel(1.5, learn=True)],
+    [0.7, 0.2],
+    learn=True,
+)
 MODULES = [
     ("InfoNCELoss", {"learn_temperature": True}),
     ("InfoNCELoss", {"learn_temperature": True, "exchange": "ring"}),
@@ -276,6 +289,10 @@ MODULES = [
             "estimator": "linear",
         },
     ),
+    ("MMDLoss", {"kernel": DEEP}),
+    ("MMDLoss", {"kernel": DEEP, "estimator": "block", "block_size": 3}),
+    ("MMDLoss", {"kernel": SUM, "estimator": "unbiased"}),
+    ("MMDLoss", {"kernel": xl.RandomFeatures(SUM, 3, num_features=2)}),
     ("SimilarityPreservationLoss", {"gamma": 1.0, "detach_target": False}),
     ("CORALLoss", {"mean_weight": 1.0}),
     ("BarlowTwinsLoss", {}),

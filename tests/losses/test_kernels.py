@@ -13,6 +13,7 @@ import xmodal_losses as xl
 import xmodal_losses.functional as F
 from harness import two_samples, with_grad
 from tolerances import SAME
+from xmodal_losses import kernels
 
 
 @pytest.mark.parametrize(
@@ -218,3 +219,169 @@ def test_kinks_have_gradient_zero(kernel):
     value, *grads = with_grad(lambda a, b: F.mmd(a, b, kernel=kernel()), x, x)
     assert abs(value) < 1e-14
     assert all(grad.abs().max() < 1e-14 for grad in grads)
+
+
+# What is learned ------------------------------------------------------------------
+
+SCALED = ("Gaussian", "Laplacian", "InverseMultiquadric", "RationalQuadratic", "Matern")
+
+
+@pytest.mark.parametrize("bandwidth", [0.9, "mean"])
+@pytest.mark.parametrize("kernel", SCALED)
+def test_learned_factor(kernel, bandwidth):
+    """It starts as the factor it is given, and stays positive."""
+    x, y = two_samples()
+    build = getattr(xl, f"{kernel}Kernel")
+    factor = 1.0 if bandwidth == 0.9 else 0.7
+    learned = build(bandwidth, factor=factor, learn=True).double()
+    assert list(learned.state_dict()) == ["log_factor"]
+    fixed = build(bandwidth, factor=factor)
+    assert list(fixed.state_dict()) == []
+    assert_allclose(learned(x, y).detach(), fixed(x, y), rtol=1e-6)
+    value, *grads = with_grad(lambda a, b: F.mmd(a, b, kernel=learned), x, y)
+    expected, *references = with_grad(lambda a, b: F.mmd(a, b, kernel=fixed), x, y)
+    assert_allclose(value, expected, rtol=1e-5)
+    for grad, reference in zip(grads, references, strict=True):
+        assert_allclose(grad, reference, rtol=1e-4, atol=1e-7)
+    values, h = [], 1e-5
+    for step in (h, -h):
+        with torch.no_grad():
+            learned.log_factor += step
+            values.append(F.mmd(x, y, kernel=learned))
+            learned.log_factor -= step
+    slope = (values[0] - values[1]) / (2 * h)
+    assert_allclose(learned.log_factor.grad, slope, rtol=1e-7)
+    assert "learn=True" in repr(learned)
+    assert f"factor={factor:.4g}" in repr(learned)
+
+
+@pytest.mark.parametrize("log_factor", [-200.0, 200.0])
+@pytest.mark.parametrize("kernel", SCALED)
+def test_no_factor_overflows(kernel, log_factor):
+    x, y = (z.float() for z in two_samples())
+    learned = getattr(xl, f"{kernel}Kernel")(learn=True)
+    with torch.no_grad():
+        learned.log_factor.fill_(log_factor)
+    value, *grads = with_grad(lambda a, b: F.mmd(a, b, kernel=learned), x, y)
+    # Every point alone, or no difference at all.
+    expected = 1 / 7 + 1 / 5 if log_factor < 0 else 0.0
+    assert_allclose(value, expected, atol=1e-6)
+    assert all(grad.isfinite().all() for grad in (*grads, learned.log_factor.grad))
+
+
+def test_a_tensor_is_learned_as_it_is():
+    with pytest.raises(ValueError, match=r"^GaussianKernel: learn must be False for"):
+        xl.GaussianKernel(torch.tensor(1.0), learn=True)
+    with pytest.raises(TypeError, match=r"^MaternKernel: learn must be True or False"):
+        xl.MaternKernel(learn=1)
+
+
+def test_learned_weights():
+    """Positive, of one sum, and with the gradient of the sum of kernels."""
+    x, y = two_samples()
+    members = [xl.GaussianKernel(0.7), xl.EnergyKernel(), xl.GaussianKernel(2.0)]
+    start = [0.5, 2.0, 0.7]
+    learned = xl.MultiKernel(members, start, learn=True).double()
+    assert list(learned.state_dict()) == ["logits"]
+    assert_allclose(learned.weights.detach(), start, rtol=1e-6)
+    fixed = xl.MultiKernel(members, start)
+    assert fixed.weights == (0.5, 2.0, 0.7)
+    assert_allclose(learned(x, y).detach(), fixed(x, y), rtol=1e-6)
+    F.mmd(x, y, kernel=learned).backward()
+    # d/dl_u of Σ w_v L_v with w = S softmax(l): w_u (L_u − Σ w_v L_v / S).
+    each = torch.stack([F.mmd(x, y, kernel=kernel) for kernel in members])
+    weights = learned.weights.detach()
+    expected = weights * (each - weights @ each / weights.sum())
+    assert_allclose(learned.logits.grad, expected, rtol=1e-6)
+    with torch.no_grad():
+        learned.logits += torch.tensor([3.0, -50.0, 10.0])
+    assert (learned.weights > 0).all()
+    assert_allclose(learned.weights.sum().detach(), 3.2, rtol=1e-6)
+    assert "learn=True" in repr(learned)
+    assert "learn" not in repr(fixed)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "paired", "linear"])
+def test_learned_weights_in_tiles(estimator):
+    x, y = two_samples((7, 7), lead=(2,))
+    members = [xl.GaussianKernel(s) for s in (0.7, 1.3)]
+    learned = xl.MultiKernel(members, learn=True).double()
+    results = []
+    for kernel, chunk in ((learned, None), (learned, 3), (xl.MultiKernel(members), 3)):
+        learned.zero_grad()
+        value, *grads = with_grad(
+            lambda a, b, k=kernel, c=chunk: F.mmd(
+                a, b, kernel=k, estimator=estimator, chunk_size=c
+            ),
+            x,
+            y,
+        )
+        of_logits = learned.logits.grad
+        results.append((value, *grads, of_logits))
+    for whole, tiled, fixed in zip(*results, strict=True):
+        assert_allclose(tiled, whole, **SAME)
+        if fixed is not None:
+            assert_allclose(fixed, whole, **SAME)
+
+
+def test_weights_to_be_learned_are_positive():
+    members = [xl.GaussianKernel(), xl.EnergyKernel()]
+    with pytest.raises(
+        ValueError, match=r"^MultiKernel: weights\[1\] must be a finite"
+    ):
+        xl.MultiKernel(members, [1.0, 0.0], learn=True)
+    assert xl.MultiKernel(members, [1.0, 0.0]).weights == (1.0, 0.0)
+    with pytest.raises(TypeError, match=r"^MultiKernel: learn must be True or False"):
+        xl.MultiKernel(members, learn=None)
+
+
+# One's own ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "paired", "linear"])
+def test_a_kernel_of_ones_own(estimator):
+    """From what `kernels` offers, as its page tells, and like one that is there."""
+
+    class Cauchy(kernels.Kernel):
+        def bind(self, pool: kernels.Pool):
+            rate = 1 / pool.mean_squared_distance()[..., None, None]
+
+            def kernel(pairs: kernels.Pairs):
+                return 1 / (1 + rate * pairs.squared_distance())
+
+            return kernel
+
+    x, y = two_samples((6, 6), lead=(2,))
+    # (1 + d²/2ασ²)^(−α) with α = 1 and σ² half the mean d².
+    same = xl.RationalQuadraticKernel("mean")
+    for chunk in (None, 2):
+        first, second = (
+            with_grad(
+                lambda a, b, k=kernel, c=chunk: F.mmd(
+                    a, b, kernel=k, estimator=estimator, chunk_size=c
+                ),
+                x,
+                y,
+            )
+            for kernel in (Cauchy(), same)
+        )
+        for ours, theirs in zip(first, second, strict=True):
+            assert_allclose(ours, theirs, **SAME)
+
+
+def test_columns_of_pairs_and_pools():
+    x, y = two_samples()
+    pairs = kernels.Pairs(x, y).columns(1, 3)
+    assert_allclose(pairs.squared_distance(), cdist(x[:, 1:], y[:, 1:]) ** 2, **SAME)
+    itself = kernels.Pairs(x, x).columns(0, 2)
+    assert itself.x is itself.y
+    pool, valid = kernels.Pool(torch.cat((x, y))), torch.ones(12).double()
+    valid[3] = 0
+    for weight in (None, valid):
+        pool = kernels.Pool(torch.cat((x, y)), weight).columns(1, 3)
+        rows = torch.cat((x, y))[:, 1:] if weight is None else None
+        rows = torch.cat((x, y))[valid > 0, 1:] if rows is None else rows
+        assert_allclose(pool.mean_squared_distance(), (pdist(rows) ** 2).mean(), **SAME)
+        assert_allclose(
+            pool.median_squared_distance(), np.median(pdist(rows) ** 2), **SAME
+        )

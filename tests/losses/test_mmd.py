@@ -215,7 +215,7 @@ def test_biased_and_unbiased():
     assert_allclose(unbiased, xx + yy - 2 * cross.mean(), **VALUE)
 
 
-@pytest.mark.parametrize("estimator", ["biased", "paired", "linear"])
+@pytest.mark.parametrize("estimator", ["biased", "paired", "block", "linear"])
 def test_equal_views_give_zero(estimator):
     """The H statistic is exactly 0 at z_a = z_b; the U statistic is not."""
     x, _ = two_samples((6, 6))
@@ -241,6 +241,65 @@ def test_the_linear_estimator_ignores_an_odd_last_row():
         value, grad, _ = with_grad(lambda a, b, o=options: F.mmd(a, b, **o), x, y)
         assert_allclose(value, F.mmd(x[:6], y[:6], **options), **SAME)
         assert (grad[6] == 0).all()
+
+
+@pytest.mark.parametrize("kernel", [None, xl.LaplacianKernel("median")])
+def test_blocks_go_from_linear_to_paired(kernel):
+    """B = 2 are pairs of rows, B = N is one block, ⌊√N⌋ what is chosen."""
+    x, y = two_samples((9, 9), lead=(2,))
+
+    def of(**options):
+        return with_grad(lambda a, b: F.mmd(a, b, kernel=kernel, **options), x, y)
+
+    for size, same in (
+        (2, of(estimator="linear")),
+        (9, of(estimator="paired")),
+        (None, of(estimator="block", block_size=3)),
+    ):
+        for ours, theirs in zip(
+            of(estimator="block", block_size=size), same, strict=True
+        ):
+            assert_allclose(ours, theirs, **SAME)
+
+
+def test_a_block_that_is_not_full_does_not_count():
+    x, y = two_samples((8, 8))
+    options = {"estimator": "block", "block_size": 3, "kernel": xl.GaussianKernel(1.0)}
+    value, *grads = with_grad(lambda a, b: F.mmd(a, b, **options), x, y)
+    parts = [
+        F.mmd(x[i : i + 3], y[i : i + 3], kernel=options["kernel"], estimator="paired")
+        for i in (0, 3)
+    ]
+    assert_allclose(value, sum(parts) / 2, **SAME)
+    assert all((grad[6:] == 0).all() for grad in grads)
+    assert F.mmd(x[:3], y[:3], estimator="block").isfinite()  # ⌊√3⌋ is not enough
+
+
+def test_blocks_refuse_what_they_do_not_look_at():
+    x, y = two_samples((6, 6))
+    for options, message in (
+        ({"block_size": 3}, "block_size must be None for estimator='biased', got 3"),
+        ({"estimator": "linear", "block_size": 2}, "block_size must be None for estim"),
+        ({"estimator": "block", "block_size": 1}, "block_size must be >= 2, got 1"),
+        ({"estimator": "block", "block_size": 0}, "block_size must be >= 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=f"^mmd: {message}"):
+            F.mmd(x, y, **options)
+        with pytest.raises(ValueError, match=f"^MMDLoss: {message}"):
+            xl.MMDLoss(**options)
+    with pytest.raises(
+        ValueError, match=r"^mmd: block_size must be at most the number"
+    ):
+        F.mmd(x, y, estimator="block", block_size=7)
+    with pytest.raises(TypeError, match=r"^mmd: block_size must be an integer"):
+        F.mmd(x, y, estimator="block", block_size=2.0)
+    for name in ("weight_a", "weight_b"):
+        with pytest.raises(ValueError, match=r"must be None for estimator='block'"):
+            F.mmd(x, y, estimator="block", **{name: torch.ones(6)})
+    with pytest.raises(
+        ValueError, match=r"^mmd: z_a and z_b must have the same number"
+    ):
+        F.mmd(x, y[:4], estimator="block")
 
 
 @pytest.mark.parametrize("estimator", ["biased"])

@@ -138,6 +138,58 @@ class MultiKernel:
         return sum(w * k(x, y) for w, k in zip(weights, self.kernels, strict=True))
 
 
+@dataclass(frozen=True)
+class RandomFeatures:
+    """Σ_u w_u mean_f cos(w_uf·(x - y)/σ_u), w the frequencies of bandwidth 1."""
+
+    kernel: object
+    frequencies: tuple  # (U, F, D), for rows of another width repeated or cut
+
+    def of_width(self, width):
+        return np.array(
+            [[np.resize(w, width) for w in of_kernel] for of_kernel in self.frequencies]
+        )
+
+    def fixed(self, pool):
+        return RandomFeatures(self.kernel.fixed(pool), self.frequencies)
+
+    def __call__(self, x, y):
+        kernels = getattr(self.kernel, "kernels", (self.kernel,))
+        weights = getattr(self.kernel, "weights", None)
+        weights = weights or [1 / len(kernels)] * len(kernels)
+        frequencies = self.of_width(len(x))
+        return sum(
+            weight * np.mean(np.cos(of_kernel @ (x - y) / kernel.bandwidth))
+            for weight, kernel, of_kernel in zip(
+                weights, kernels, frequencies, strict=True
+            )
+        )
+
+
+@dataclass(frozen=True)
+class DeepKernel:
+    """[(1 - ε) κ(φ(x), φ(y)) + ε] q(x, y); φ maps one row."""
+
+    network: object
+    feature_kernel: object
+    input_kernel: object
+    epsilon: float
+
+    def fixed(self, pool):
+        features = np.array([self.network(row) for row in pool])
+        return DeepKernel(
+            self.network,
+            self.feature_kernel.fixed(features),
+            self.input_kernel.fixed(pool),
+            self.epsilon,
+        )
+
+    def __call__(self, x, y):
+        deep = self.feature_kernel(self.network(x), self.network(y))
+        mixed = (1 - self.epsilon) * deep + self.epsilon
+        return mixed * self.input_kernel(x, y)
+
+
 DEFAULT = MultiKernel(
     tuple(GaussianKernel("mean", factor=2 ** (k / 2)) for k in range(-2, 3))
 )

@@ -59,6 +59,13 @@ def _linear(kernel, a, b, *_):
     return sum(values) / len(values)
 
 
+def _block(kernel, a, b, size):
+    """Zaremba et al.: the mean of Eq. 4 over blocks of consecutive rows."""
+    blocks = [slice(i, i + size) for i in range(0, len(a) - size + 1, size)]
+    ones = np.ones(size)
+    return np.mean([_paired(kernel, a[i], b[i], ones, ones) for i in blocks])
+
+
 _ESTIMATORS = {
     "biased": _biased,
     "unbiased": _unbiased,
@@ -73,6 +80,7 @@ def mmd(
     *,
     kernel=None,
     estimator="biased",
+    block_size=None,
     weight_a=None,
     weight_b=None,
     reduction="mean",
@@ -87,9 +95,12 @@ def mmd(
     kernel = kernels.DEFAULT if kernel is None else kernel
 
     def one(a, b, w_a, w_b):
-        if estimator == "linear":  # the last odd row is not there
-            a, b = a[: len(a) // 2 * 2], b[: len(b) // 2 * 2]
+        size = {"linear": 2, "block": block_size or int(np.sqrt(len(a)))}.get(estimator)
+        if size is not None:  # the rows of a last block that is not full are not there
+            a, b = a[: len(a) // size * size], b[: len(b) // size * size]
         fixed = kernel.fixed(np.concatenate([a, b]).real)
+        if estimator == "block":
+            return _block(fixed, a, b, size)
         return _ESTIMATORS[estimator](fixed, a, b, w_a, w_b)
 
     if estimator == "paired" and not (weight_a is None and weight_b is None):

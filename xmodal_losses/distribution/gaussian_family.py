@@ -9,7 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from xmodal_losses._core import pairs
-from xmodal_losses.distribution.kernels import GaussianKernel, Kernel, MultiKernel
+from xmodal_losses.distribution.kernels import GaussianKernel, Kernel
+from xmodal_losses.distribution.multi_kernel import leaves
 
 
 class GaussianFamily(NamedTuple):
@@ -26,14 +27,15 @@ class GaussianFamily(NamedTuple):
 def gaussian_family(kernel: Kernel) -> GaussianFamily | None:
     """Return a (sum of) Gaussians as a family, or None if it is none.
 
-    The bandwidths are to be numbers, or all from one rule; one that is learned is no
-    constant.
+    The bandwidths are to be numbers, or all from one rule, and nothing learned.
     """
     members: list[tuple[float, float, GaussianKernel]] = []
     rules: set[str] = set()
-    for weight, leaf in _leaves(kernel, 1.0):
-        # A subclass may bind otherwise.
-        if type(leaf) is not GaussianKernel:
+    for weight, leaf in leaves(kernel):
+        # A subclass may bind otherwise; what is learned is no constant.
+        if type(leaf) is not GaussianKernel or leaf.log_factor is not None:
+            return None
+        if isinstance(weight, Tensor):
             return None
         bandwidth = leaf.bandwidth
         if isinstance(bandwidth, Tensor):
@@ -55,14 +57,3 @@ def gaussian_family(kernel: Kernel) -> GaussianFamily | None:
     multiples = tuple((widest / size) ** 2 for size, _, _ in members)
     weights = tuple(weight for _, weight, _ in members)
     return GaussianFamily(leaf, pairs.Mixture(multiples, weights))
-
-
-def _leaves(kernel: Kernel, weight: float) -> list[tuple[float, Kernel]]:
-    """Return the kernels of a nested sum, each with its weight."""
-    if type(kernel) is not MultiKernel:
-        return [(weight, kernel)]
-    out: list[tuple[float, Kernel]] = []
-    for one, member in zip(kernel.weights, kernel.kernels, strict=True):
-        assert isinstance(member, Kernel)
-        out += _leaves(member, weight * one)
-    return out

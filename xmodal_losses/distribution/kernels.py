@@ -3,31 +3,35 @@ r"""Kernels for the maximum mean discrepancy.
 A kernel module maps rows ``x (…, N, D)`` and ``y (…, M, D)`` to the matrix
 :math:`k(x_i, y_j)`, ``(…, N, M)``. With :math:`d = \lVert x - y \rVert_2`:
 
-================================== ==================================================
-:class:`GaussianKernel`            :math:`\exp(-d^2 / 2\sigma^2)`
-:class:`LaplacianKernel`           :math:`\exp(-\lVert x - y \rVert_p / \sigma)`
-:class:`InverseMultiquadricKernel` :math:`(1 + d^2 / \sigma^2)^{-1/2}`
-:class:`RationalQuadraticKernel`   :math:`(1 + d^2 / 2\alpha\sigma^2)^{-\alpha}`
-:class:`MaternKernel`              Matérn of order ν in :math:`d / \sigma`
-:class:`EnergyKernel`              :math:`-d`
-:class:`LinearKernel`              :math:`\langle x, y \rangle`
-:class:`PolynomialKernel`          :math:`(\gamma \langle x, y \rangle + c)^p`
-:class:`MultiKernel`               :math:`\sum_u w_u k_u`
-================================== ==================================================
+======================================= ===============================================
+:class:`GaussianKernel`                 :math:`\exp(-d^2 / 2\sigma^2)`
+:class:`LaplacianKernel`                :math:`\exp(-\lVert x - y \rVert_p / \sigma)`
+:class:`InverseMultiquadricKernel`      :math:`(1 + d^2 / \sigma^2)^{-1/2}`
+:class:`RationalQuadraticKernel`        :math:`(1 + d^2 / 2\alpha\sigma^2)^{-\alpha}`
+:class:`MaternKernel`                   Matérn of order ν in :math:`d / \sigma`
+:class:`EnergyKernel`                   :math:`-d`
+:class:`LinearKernel`                   :math:`\langle x, y \rangle`
+:class:`PolynomialKernel`               :math:`(\gamma \langle x, y \rangle + c)^p`
+:class:`~xmodal_losses.MultiKernel`     :math:`\sum_u w_u k_u`
+:class:`~xmodal_losses.DeepKernel`      a kernel of what a network makes of rows
+:class:`~xmodal_losses.RandomFeatures`  one of these, from random frequencies
+======================================= ===============================================
 
 The bandwidth σ is a length, in the units of the embeddings: a number, a scalar tensor
 (a parameter is learned), or a rule that takes it from the pooled sample of each
 problem, without gradient: ``"mean"`` sets σ² to half the mean squared distance over
 i ≠ j, which needs no pairwise matrix; ``"median"`` to half the median, which does (of
 a fixed choice of 2048 rows where there are more). ``factor`` then multiplies σ. A
-sample of identical points gets σ = 1.
+sample of identical points gets σ = 1. With ``learn=True`` the factor is exp of the
+parameter ``log_factor``, for a number as for a rule: σ stays positive, within e^±30
+times what it was.
 
 References: :cite:t:`gretton2012kernel`; sums of kernels: :cite:t:`long2015learning`;
 the energy kernel makes the MMD the energy distance of :cite:t:`szekely2013energy`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
@@ -44,25 +48,37 @@ __all__ = [
     "LaplacianKernel",
     "LinearKernel",
     "MaternKernel",
-    "MultiKernel",
     "PolynomialKernel",
     "RationalQuadraticKernel",
 ]
 
 Shift: TypeAlias = Literal["invariant", "balanced", "sensitive"]
 Bandwidth: TypeAlias = float | Tensor | Literal["mean", "median"]
+Bind: TypeAlias = Callable[[Pool], pairs.Kernel]
 
 
 class Kernel(nn.Module):
     """Base of the kernels: ``kernel(x, y)`` is the matrix of k(x_i, y_j).
 
-    To write one, override :meth:`bind`.
+    To write one, override :meth:`bind`, and say what :attr:`shift` is.
+
+    Examples:
+        >>> import torch, xmodal_losses as xl
+        >>> class CauchyKernel(xl.Kernel):
+        ...     def bind(self, pool):
+        ...         d2 = pool.mean_squared_distance()[..., None, None]
+        ...         return lambda pairs: 1 / (1 + pairs.squared_distance() / d2)
+        >>> criterion = xl.MMDLoss(kernel=CauchyKernel())
+        >>> value = criterion(torch.randn(6, 2), torch.ones(4, 2))
     """
 
     shift: Shift = "invariant"
-    """What shifting all points does: nothing (``"invariant"``), nothing to an MMD in
-    which every row meets the same weight of others (``"balanced"``: all but the
-    weighted U-statistic), or it matters (``"sensitive"``)."""
+    """Whether it matters that all points are shifted. ``"invariant"``, not at all;
+    ``"balanced"``, not to an MMD in which every row meets the same weight of others
+    (all but the weighted U-statistic); ``"sensitive"``, it does."""
+
+    maps_rows: bool = False
+    """Whether the kernel is one of rows that it makes of those it is given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,9 +91,17 @@ class Kernel(nn.Module):
 
         Returns:
             A function from what is known of the pairs of two batches (inner products,
-            distances) to the matrix ``(…, N, M)``.
+            distances) to the matrix ``(…, N, M)``. It is called for every tile.
         """
         raise NotImplementedError
+
+    def lift(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Bind]:
+        """Return the rows that pairs are made of, and what binds a pool of those.
+
+        For a kernel that maps rows first: they are mapped here, once, before they are
+        paired in tiles or sent to other ranks.
+        """
+        return x, y, self.bind
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the matrix k(x_i, y_j), ``(…, N, M)``, in float32 or wider."""
@@ -86,16 +110,35 @@ class Kernel(nn.Module):
         with precision.no_autocast(x):
             wide_x = x.to(dtype)
             wide_y = wide_x if y is x else y.to(dtype)
-            k = self.bind(Pool(torch.cat((wide_x, wide_y), -2)))
+            wide_x, wide_y, bind = self.lift(wide_x, wide_y)
+            k = bind(Pool(torch.cat((wide_x, wide_y), -2)))
             return k(Pairs(wide_x, wide_y))
 
 
-class _ScaledKernel(Kernel):
+def check_kernel(
+    caller: str, kernel: object, *, name: str = "kernel", optional: bool = False
+) -> None:
+    """Require a kernel, or None."""
+    if not isinstance(kernel, Kernel) and not (optional and kernel is None):
+        raise TypeError(
+            f"{caller}: {name} must be a Kernel{' or None' if optional else ''}, got "
+            f"{type(kernel).__name__}. See xmodal_losses.kernels."
+        )
+
+
+class ScaledKernel(Kernel):
     """A kernel with a bandwidth."""
 
     bandwidth: Bandwidth
+    log_factor: nn.Parameter | None
 
-    def __init__(self, bandwidth: Bandwidth = "mean", *, factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        bandwidth: Bandwidth = "mean",
+        *,
+        factor: float = 1.0,
+        learn: bool = False,
+    ) -> None:
         super().__init__()
         name = type(self).__name__
         if isinstance(bandwidth, str):
@@ -116,10 +159,27 @@ class _ScaledKernel(Kernel):
             self.register_buffer("bandwidth", bandwidth)
         else:
             self.bandwidth = bandwidth
+        checks.flag(name, "learn", learn)
+        if learn and isinstance(bandwidth, Tensor):
+            raise ValueError(
+                f"{name}: learn must be False for a bandwidth that is a tensor, got "
+                "True. A parameter is learned as it is."
+            )
         self.factor = factor
+        start = nn.Parameter(torch.tensor(math.log(factor))) if learn else None
+        self.register_parameter("log_factor", start)
 
     def sigma(self, pool: Pool) -> Tensor:
-        """Return the bandwidth for every problem, ``(…, 1, 1)``."""
+        """Return the bandwidth for every problem, ``(…, 1, 1)`` or ``()``."""
+        sigma, factor = self._base(pool), self.log_factor
+        if factor is None:
+            return sigma if self.factor == 1.0 else self.factor * sigma
+        # Wider, or narrower, is a constant, or the identity. Some optimisers go there,
+        # and σ² would overflow.
+        return factor.to(sigma.dtype).clamp(-30, 30).exp() * sigma
+
+    def _base(self, pool: Pool) -> Tensor:
+        """Return the bandwidth without its factor."""
         like = pool.like
         if isinstance(self.bandwidth, Tensor):
             return self.bandwidth.to(like.dtype)
@@ -134,7 +194,7 @@ class _ScaledKernel(Kernel):
         # kernel is constant then, whatever its bandwidth.
         info = torch.finfo(squared.dtype)
         sigma = (squared / 2).masked_fill(squared < info.tiny / info.eps, 1.0).sqrt()
-        return self.factor * sigma[..., None, None]
+        return sigma[..., None, None]
 
     def extra_repr(self) -> str:
         """Return the options."""
@@ -142,16 +202,19 @@ class _ScaledKernel(Kernel):
         shown = (
             f"bandwidth={b.item():.4g}" if isinstance(b, Tensor) else f"bandwidth={b!r}"
         )
+        if self.log_factor is not None:
+            return f"{shown}, factor={self.log_factor.exp().item():.4g}, learn=True"
         return shown if self.factor == 1.0 else f"{shown}, factor={self.factor:.4g}"
 
 
-class GaussianKernel(_ScaledKernel):
+class GaussianKernel(ScaledKernel):
     """The kernel exp(−d²/2σ²).
 
     Args:
         bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
             ``"median"``.
         factor: > 0, multiplies the σ of a rule.
+        learn: Learn the factor, from this one on.
 
     Examples:
         >>> import torch, xmodal_losses as xl
@@ -165,13 +228,14 @@ class GaussianKernel(_ScaledKernel):
         return lambda p: torch.exp(-rate * p.squared_distance())
 
 
-class LaplacianKernel(_ScaledKernel):
+class LaplacianKernel(ScaledKernel):
     """The kernel exp(−‖x − y‖_p/σ).
 
     Args:
         bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
             ``"median"`` (of Euclidean distances, for either norm).
         factor: > 0, multiplies the σ of a rule.
+        learn: Learn the factor, from this one on.
         norm: p: 2, or 1, which holds an N×M×D tensor.
 
     Note:
@@ -183,9 +247,10 @@ class LaplacianKernel(_ScaledKernel):
         bandwidth: Bandwidth = "mean",
         *,
         factor: float = 1.0,
+        learn: bool = False,
         norm: Literal[1, 2] = 2,
     ) -> None:
-        super().__init__(bandwidth, factor=factor)
+        super().__init__(bandwidth, factor=factor, learn=learn)
         checks.option("LaplacianKernel", "norm", norm, (1, 2))
         self.norm = norm
 
@@ -201,13 +266,14 @@ class LaplacianKernel(_ScaledKernel):
         return f"{super().extra_repr()}, norm={self.norm}"
 
 
-class InverseMultiquadricKernel(_ScaledKernel):
+class InverseMultiquadricKernel(ScaledKernel):
     """The kernel (1 + d²/σ²)^(−1/2): heavier tails than a Gaussian.
 
     Args:
         bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
             ``"median"``.
         factor: > 0, multiplies the σ of a rule.
+        learn: Learn the factor, from this one on.
     """
 
     def bind(self, pool: Pool) -> pairs.Kernel:
@@ -216,13 +282,14 @@ class InverseMultiquadricKernel(_ScaledKernel):
         return lambda p: (1 + rate * p.squared_distance()).rsqrt()
 
 
-class RationalQuadraticKernel(_ScaledKernel):
+class RationalQuadraticKernel(ScaledKernel):
     """The kernel (1 + d²/2ασ²)^(−α): a Gaussian mixed over its bandwidth.
 
     Args:
         bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
             ``"median"``.
         factor: > 0, multiplies the σ of a rule.
+        learn: Learn the factor, from this one on.
         alpha: α > 0; the Gaussian is the limit of large α.
     """
 
@@ -231,9 +298,10 @@ class RationalQuadraticKernel(_ScaledKernel):
         bandwidth: Bandwidth = "mean",
         *,
         factor: float = 1.0,
+        learn: bool = False,
         alpha: float = 1.0,
     ) -> None:
-        super().__init__(bandwidth, factor=factor)
+        super().__init__(bandwidth, factor=factor, learn=learn)
         checks.number("RationalQuadraticKernel", "alpha", alpha, above=0.0)
         self.alpha = alpha
 
@@ -247,7 +315,7 @@ class RationalQuadraticKernel(_ScaledKernel):
         return f"{super().extra_repr()}, alpha={self.alpha:.4g}"
 
 
-class MaternKernel(_ScaledKernel):
+class MaternKernel(ScaledKernel):
     """The Matérn kernel of order ν, with a = d/σ.
 
     exp(−a) for ν = ½; (1 + √3a) exp(−√3a) for 3/2; (1 + √5a + 5a²/3) exp(−√5a) for 5/2.
@@ -256,6 +324,7 @@ class MaternKernel(_ScaledKernel):
         bandwidth: σ > 0: a number, a tensor of shape ``()``, ``"mean"`` or
             ``"median"``.
         factor: > 0, multiplies the σ of a rule.
+        learn: Learn the factor, from this one on.
         nu: ν: 0.5, 1.5 or 2.5.
     """
 
@@ -264,9 +333,10 @@ class MaternKernel(_ScaledKernel):
         bandwidth: Bandwidth = "mean",
         *,
         factor: float = 1.0,
+        learn: bool = False,
         nu: float = 1.5,
     ) -> None:
-        super().__init__(bandwidth, factor=factor)
+        super().__init__(bandwidth, factor=factor, learn=learn)
         checks.option("MaternKernel", "nu", nu, (0.5, 1.5, 2.5))
         self.nu = nu
 
@@ -302,13 +372,13 @@ class EnergyKernel(Kernel):
 
 
 class LinearKernel(Kernel):
-    """The kernel ⟨x, y⟩: the MMD is the squared distance of the means."""
+    """The kernel ⟨x, y⟩: the MMD is the squared distance of the means, in O(N D)."""
 
     shift: Shift = "balanced"
 
     def bind(self, pool: Pool) -> pairs.Kernel:
         """See :meth:`Kernel.bind`."""
-        return lambda p: p.inner()
+        return pairs.Features(lambda rows: rows)
 
 
 class PolynomialKernel(Kernel):
@@ -342,59 +412,3 @@ class PolynomialKernel(Kernel):
     def extra_repr(self) -> str:
         """Return the options."""
         return f"degree={self.degree}, gamma={self.gamma}, coef0={self.coef0}"
-
-
-class MultiKernel(Kernel):
-    """A weighted sum of kernels, which share their distances.
-
-    Args:
-        kernels: One kernel or more.
-        weights: One weight ≥ 0 per kernel; None is the mean.
-
-    Examples:
-        >>> import xmodal_losses as xl
-        >>> kernel = xl.MultiKernel([xl.GaussianKernel(s) for s in (0.5, 1.0, 2.0)])
-    """
-
-    def __init__(
-        self, kernels: Sequence[Kernel], weights: Sequence[float] | None = None
-    ) -> None:
-        super().__init__()
-        kernels = list(kernels)
-        if not kernels or not all(isinstance(kernel, Kernel) for kernel in kernels):
-            got = [type(kernel).__name__ for kernel in kernels]
-            raise TypeError(
-                f"MultiKernel: kernels must be one Kernel or more, got {got}."
-            )
-        if weights is None:
-            weights = [1 / len(kernels)] * len(kernels)
-        elif len(weights) != len(kernels):
-            raise ValueError(
-                f"MultiKernel: weights must be one per kernel ({len(kernels)}), got "
-                f"{len(weights)}."
-            )
-        for i, weight in enumerate(weights):
-            checks.number("MultiKernel", f"weights[{i}]", weight, at_least=0.0)
-        self.kernels = nn.ModuleList(kernels)
-        self.weights = tuple(float(weight) for weight in weights)
-        order: tuple[Shift, ...] = ("invariant", "balanced", "sensitive")
-        self.shift = order[max(order.index(kernel.shift) for kernel in kernels)]
-
-    def bind(self, pool: Pool) -> pairs.Kernel:
-        """See :meth:`Kernel.bind`."""
-        bound: list[pairs.Kernel] = [
-            kernel.bind(pool)  # type: ignore[operator]  # a ModuleList of kernels
-            for kernel in self.kernels
-        ]
-
-        def kernel(p: Pairs) -> Tensor:
-            total = self.weights[0] * bound[0](p)
-            for weight, one in zip(self.weights[1:], bound[1:], strict=True):
-                total = total + weight * one(p)
-            return total
-
-        return kernel
-
-    def extra_repr(self) -> str:
-        """Return the options."""
-        return "weights=(" + ", ".join(f"{weight:.4g}" for weight in self.weights) + ")"

@@ -13,16 +13,21 @@ Estimators of it, which is what ``estimator`` chooses:
   average for independent batches, and negative at times.
 - ``"paired"``: moreover without the pairs (a_i, b_i). Rows of paired modalities come
   from one scene, and the U-statistic is biased for those; this one is not.
-- ``"linear"``: over disjoint pairs of consecutive rows; O(N D), with a large variance.
+- ``"block"``: the mean of ``"paired"`` over blocks of B consecutive rows; O(N B D).
+- ``"linear"``: over disjoint pairs of consecutive rows, blocks of B = 2; O(N D), with a
+  large variance.
 
 Numerics: points are measured from the pooled mean, so that distances keep their digits
 far from the origin; means of Gaussians, which nearly cancel, are summed in float64.
-Cost: O((N + M)² D) time, O((N + M) D) memory and a tile of the pairs.
+Cost: O((N + M)² D) time, O((N + M) D) memory and a tile of the pairs; O((N + M) D) for
+kernels that are inner products of features, whatever the estimator.
 
 References: :cite:t:`gretton2012kernel`, Lemma 6 (unbiased: Eq. 3, paired: Eq. 4,
-biased: Eq. 5) and Lemma 14 (linear); several kernels: :cite:t:`long2015learning`.
+biased: Eq. 5) and Lemma 14 (linear); :cite:t:`zaremba2013b` (block); several kernels:
+:cite:t:`long2015learning`.
 """
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
@@ -31,15 +36,14 @@ from torch import Tensor, nn
 from xmodal_losses._core import checks, moments, pairs, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
 from xmodal_losses.distribution.gaussian_family import gaussian_family
-from xmodal_losses.distribution.kernels import GaussianKernel, Kernel, MultiKernel
+from xmodal_losses.distribution.kernels import Kernel, check_kernel
+from xmodal_losses.distribution.multi_kernel import DEFAULT
 
 __all__ = ["MMDLoss", "mmd"]
 
-Estimator: TypeAlias = Literal["biased", "unbiased", "paired", "linear"]
-ESTIMATORS = ("biased", "unbiased", "paired", "linear")
-
-# σ² = σ₀²·{¼, ½, 1, 2, 4}
-_DEFAULT = MultiKernel([GaussianKernel(factor=2 ** (k / 2)) for k in range(-2, 3)])
+Estimator: TypeAlias = Literal["biased", "unbiased", "paired", "block", "linear"]
+ESTIMATORS = ("biased", "unbiased", "paired", "block", "linear")
+BLOCKS = ("block", "linear")
 
 
 def mmd(
@@ -48,6 +52,7 @@ def mmd(
     *,
     kernel: Kernel | None = None,
     estimator: Estimator = "biased",
+    block_size: int | None = None,
     weight_a: Tensor | None = None,
     weight_b: Tensor | None = None,
     reduction: reduce.Reduction = "mean",
@@ -65,11 +70,14 @@ def mmd(
         kernel: A kernel of :mod:`xmodal_losses.kernels`. None is the mean of five
             Gaussians with σ² = σ₀²·{¼, ½, 1, 2, 4}, where σ₀² is half the mean squared
             distance of the pooled sample, without gradient.
-        estimator: ``"biased"``, ``"unbiased"`` (N, M ≥ 2), ``"paired"`` or
-            ``"linear"`` (both N = M ≥ 2; linear ignores the last row of an odd N).
+        estimator: ``"biased"``, ``"unbiased"`` (N, M ≥ 2), ``"paired"``, ``"block"`` or
+            ``"linear"`` (all N = M ≥ 2; the rows of a last block that is not full, or
+            the last row of an odd N, do not count).
+        block_size: B, from 2 to N, for ``"block"``; None is ⌊√N⌋, as in the paper, and
+            2 at least.
         weight_a: Weights ≥ 0 of the rows of ``z_a``, ``(…, N)``; their scale does not
             matter. A row of weight 0 is as if it were not there. For ``"paired"`` the
-            weight of a pair is the product; ``"linear"`` takes none.
+            weight of a pair is the product; ``"block"`` and ``"linear"`` take none.
         weight_b: The same for ``z_b``, ``(…, M)``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the leading dimensions.
         chunk_size: Edge of the largest tile of the pairs to hold at a time; the result
@@ -99,7 +107,8 @@ def mmd(
     """
     checks.option("mmd", "estimator", estimator, ESTIMATORS)
     checks.option("mmd", "reduction", reduction, reduce.REDUCTIONS)
-    _check_kernel("mmd", kernel)
+    check_kernel("mmd", kernel, optional=True)
+    _check_block_size("mmd", estimator, block_size)
     if chunk_size is not None:
         checks.count("mmd", "chunk_size", chunk_size)
     everyone = ranks.joined("mmd", group, grad_reduce, exchange, pairs.EXCHANGES)
@@ -108,15 +117,15 @@ def mmd(
         "mmd",
         z_a,
         z_b,
-        paired=estimator in ("paired", "linear"),
+        paired=estimator in ("paired", *BLOCKS),
         min_rows=least if everyone is None else 0,
     )
     checks.row_weight("mmd", "weight_a", weight_a, z_a)
     checks.row_weight("mmd", "weight_b", weight_b, z_b)
-    if estimator == "linear" and (weight_a is not None or weight_b is not None):
+    if estimator in BLOCKS and (weight_a is not None or weight_b is not None):
         raise ValueError(
-            "mmd: weight_a and weight_b must be None for estimator='linear', got a "
-            "tensor. Use 'paired'."
+            f"mmd: weight_a and weight_b must be None for estimator={estimator!r}, got "
+            "a tensor. Use 'paired'."
         )
 
     dtype = precision.compute_dtype(z_a, z_b)
@@ -131,17 +140,20 @@ def mmd(
             walks = pairs.meet_both("mmd", everyone, exchange, x, y, w_x, w_y)
             w_x = None if w_x is None else w_x.detach()
             w_y = None if w_y is None else w_y.detach()
-            if estimator == "linear":  # pairs of rows, which may be on two ranks
-                x, y = (everyone.rows(z, walks[0].counts) for z in (x, y))
-                walks = None
-        if estimator == "linear":
-            even = x.shape[-2] // 2 * 2
-            # One leading dimension more, for the pairs of rows of `_linear`.
-            x, y = x[..., None, :even, :], y[..., None, :even, :]
-
-        kernel = _DEFAULT if kernel is None else kernel
+        kernel = DEFAULT if kernel is None else kernel
         constant = not any(w is not None and w.requires_grad for w in (w_x, w_y))
         family = gaussian_family(kernel) if constant else None
+        x, y = moments.drop(x, w_x), moments.drop(y, w_y)
+        x, y, bind = kernel.lift(x, y)
+        blocks = None
+        if estimator in BLOCKS:
+            if walks is not None and everyone is not None:
+                # Rows of a block may be on two ranks.
+                x, y = (everyone.rows(z, walks[0].counts) for z in (x, y))
+                walks = None
+            blocks = _blocks(x.shape[-2], 2 if estimator == "linear" else block_size)
+            # One leading dimension more, which blocks are put along.
+            x, y = (z[..., None, : math.prod(blocks), :] for z in (x, y))
         x, y = moments.drop(x, w_x), moments.drop(y, w_y)
         weighted = w_x is not None or w_y is not None
         pool = _pool(x, y, w_x, w_y, walks)
@@ -151,38 +163,39 @@ def mmd(
             mean = pool.mean()
             x, y = moments.drop(x - mean, w_x), moments.drop(y - mean, w_y)
 
-        if estimator == "linear":
-            value = _linear(kernel.bind(pool), x, y)
+        k: pairs.Kernel | pairs.Mixture
+        if family is None:
+            k = bind(pool)
         else:
-            k: pairs.Kernel | pairs.Mixture
-            if family is None:
-                k = kernel.bind(pool)
-            else:
-                k, sigma = family.bind(pool)
-                x, y = x / sigma, y / sigma
-            del pool  # as large as both batches
-            inside, across = estimator != "biased", estimator == "paired"
-            if walks is None:
-                value = pairs.discrepancy(
-                    k,
-                    x,
-                    y,
-                    w_x,
-                    w_y,
-                    inside=inside,
-                    across=across,
-                    chunk_size=chunk_size,
-                )
-            else:
-                value = pairs.discrepancy_across_ranks(
-                    k,
-                    pairs.Batch(x, w_x),
-                    pairs.Batch(y, w_y),
-                    inside=inside,
-                    across=across,
-                    chunk_size=chunk_size,
-                    walks=walks,
-                )
+            k, sigma = family.bind(pool)
+            x, y = x / sigma, y / sigma
+        del pool  # as large as both batches
+        if blocks is not None:
+            x, y = (z.reshape(*z.shape[:-3], *blocks, -1) for z in (x, y))
+        inside, across = estimator != "biased", estimator in ("paired", *BLOCKS)
+        if walks is None:
+            value = pairs.discrepancy(
+                k,
+                x,
+                y,
+                w_x,
+                w_y,
+                inside=inside,
+                across=across,
+                chunk_size=chunk_size,
+            )
+        else:
+            value = pairs.discrepancy_across_ranks(
+                k,
+                pairs.Batch(x, w_x),
+                pairs.Batch(y, w_y),
+                inside=inside,
+                across=across,
+                chunk_size=chunk_size,
+                walks=walks,
+            )
+        if blocks is not None:
+            value = value.mean(-1)
         # Without weight anywhere, the mean over pairs on all ranks is 0 already.
         present = reduce.present(w_x, w_y) if walks is None else None
         return reduce.problems(value, present, reduction, everyone)
@@ -212,30 +225,28 @@ def _pool(
     return pairs.Pool(torch.cat((x, y), -2), weight)
 
 
-def _linear(k: pairs.Kernel, x: Tensor, y: Tensor) -> Tensor:
-    """Mean of k(x, x') + k(y, y') − k(x, y') − k(x', y) over consecutive rows."""
-    # N/2 problems of one row each: (…, 1, N, D) → (…, N/2, 1, D).
-    x, x_next = x[..., 0, 0::2, None, :], x[..., 0, 1::2, None, :]
-    y, y_next = y[..., 0, 0::2, None, :], y[..., 0, 1::2, None, :]
-
-    def one_each(u: Tensor, v: Tensor) -> Tensor:
-        return k(pairs.Pairs(u, v)).squeeze((-2, -1))
-
-    h = (
-        one_each(x, x_next)
-        + one_each(y, y_next)
-        - one_each(x, y_next)
-        - one_each(x_next, y)
-    )
-    return h.mean(-1)
-
-
-def _check_kernel(caller: str, kernel: object) -> None:
-    if kernel is not None and not isinstance(kernel, Kernel):
-        raise TypeError(
-            f"{caller}: kernel must be a Kernel or None, got {type(kernel).__name__}. "
-            "See xmodal_losses.kernels."
+def _blocks(rows: int, size: int | None) -> tuple[int, int]:
+    """Return how many blocks of consecutive rows there are, and of how many rows."""
+    if size is None:
+        size = max(2, math.isqrt(rows))
+    if size > rows:
+        raise ValueError(
+            f"mmd: block_size must be at most the number of rows, {rows}, got {size}."
         )
+    return rows // size, size
+
+
+def _check_block_size(caller: str, estimator: str, block_size: object) -> None:
+    if block_size is None:
+        return
+    if estimator != "block":
+        raise ValueError(
+            f"{caller}: block_size must be None for estimator={estimator!r}, got "
+            f"{block_size!r}. Use 'block'."
+        )
+    checks.count(caller, "block_size", block_size)
+    if block_size == 1:
+        raise ValueError(f"{caller}: block_size must be >= 2, got 1.")
 
 
 class MMDLoss(nn.Module):
@@ -244,6 +255,7 @@ class MMDLoss(nn.Module):
     Args:
         kernel: As in the function.
         estimator: As in the function.
+        block_size: As in the function.
         reduction: As in the function.
         chunk_size: As in the function.
         gather: True: the default process group; or a process group, the ``group`` of
@@ -269,6 +281,7 @@ class MMDLoss(nn.Module):
         *,
         kernel: Kernel | None = None,
         estimator: Estimator = "biased",
+        block_size: int | None = None,
         reduction: reduce.Reduction = "mean",
         chunk_size: int | None = None,
         gather: bool | ranks.Group = False,
@@ -276,13 +289,15 @@ class MMDLoss(nn.Module):
         exchange: pairs.Exchange | None = None,
     ) -> None:
         super().__init__()
-        _check_kernel("MMDLoss", kernel)
+        check_kernel("MMDLoss", kernel, optional=True)
         if chunk_size is not None:
             checks.count("MMDLoss", "chunk_size", chunk_size)
         checks.option("MMDLoss", "estimator", estimator, ESTIMATORS)
         checks.option("MMDLoss", "reduction", reduction, reduce.REDUCTIONS)
+        _check_block_size("MMDLoss", estimator, block_size)
         self.kernel = kernel
         self.estimator: Estimator = estimator
+        self.block_size = block_size
         self.reduction: reduce.Reduction = reduction
         self.chunk_size = chunk_size
         ranks.check_module("MMDLoss", gather, grad_reduce, exchange, pairs.EXCHANGES)
@@ -304,6 +319,7 @@ class MMDLoss(nn.Module):
             z_b,
             kernel=self.kernel,
             estimator=self.estimator,
+            block_size=self.block_size,
             weight_a=weight_a,
             weight_b=weight_b,
             reduction=self.reduction,
@@ -318,6 +334,7 @@ class MMDLoss(nn.Module):
         shown = describe(
             self,
             "estimator",
+            "block_size",
             "reduction",
             "chunk_size",
             "gather",

@@ -21,6 +21,7 @@ from xmodal_losses._core.pairs.discrepancy_across_ranks import (
     discrepancy_across_ranks,
 )
 from xmodal_losses._core.pairs.extra import ExtraNegatives
+from xmodal_losses._core.pairs.features import Features
 from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.hardest import floor
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
@@ -45,6 +46,7 @@ __all__ = [
     "Contrast",
     "Exchange",
     "ExtraNegatives",
+    "Features",
     "Kernel",
     "Mixture",
     "Negatives",

@@ -17,12 +17,21 @@ class Pairs:
 
     Computed when asked for, once: a sum of kernels shares the distances. Rows paired
     with themselves (``Pairs(x, x)``) have distances of exactly 0, without gradient.
+
+    Args:
+        x: Rows ``(…, N, D)``.
+        y: Rows ``(…, M, D)``.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
         self._squared_distance: Tensor | None = None
         self._distance: Tensor | None = None
+
+    def columns(self, start: int, stop: int) -> "Pairs":
+        """Return the same pairs, seen by some of their columns."""
+        x = self.x[..., start:stop]
+        return Pairs(x, x if self.y is self.x else self.y[..., start:stop])
 
     def inner(self) -> Tensor:
         """Return ⟨x_i, y_j⟩."""

@@ -17,6 +17,10 @@ class Pool:
 
     It takes no part in gradients. With weights, the rows of positive weight are the
     sample, each counted once.
+
+    Args:
+        z: Rows ``(…, N, D)``.
+        weight: ``(…, N)``.
     """
 
     def __init__(self, z: Tensor, weight: Tensor | None = None) -> None:
@@ -29,6 +33,10 @@ class Pool:
     def like(self) -> Tensor:
         """Some tensor of the dtype and device of the sample, ``(…, D)``."""
         return self.moments.mean
+
+    def columns(self, start: int, stop: int) -> "Pool":
+        """Return the pooled sample of some of the columns, about its mean."""
+        return Pool(self.moments.rows[..., start:stop], self.valid)
 
     def mean(self) -> Tensor:
         """Return the mean of the sample, ``(…, 1, D)``."""
@@ -120,6 +128,11 @@ class PoolAcrossRanks(Pool):
         # Over i ≠ j: twice the variance.
         self._mean = (2 * squares * inverse(total - 1)).to(x.dtype)
         self._median = None
+
+    def columns(self, start: int, stop: int) -> "PoolAcrossRanks":
+        (x, w_x), (y, w_y) = self._batches
+        x, y = x[..., start:stop], y[..., start:stop]
+        return PoolAcrossRanks(x, y, w_x, w_y, self._ranks, self._counts)
 
     @property
     def like(self) -> Tensor:

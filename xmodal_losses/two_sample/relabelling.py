@@ -1,0 +1,188 @@
+r"""A two-sample test with a kernel that is given.
+
+The estimate of the MMD is compared with what it is where both batches have one law and
+are relabelled at random, B times. With :math:`t_b` for the relabelled estimates and
+:math:`t` for the one that was found,
+
+.. math:: p = \frac{1 + \#\{b : t_b \ge t\}}{B + 1} ,
+
+so that :math:`\Pr(p \le \alpha) \le \alpha` for every B and number of rows.
+
+- Independent batches: rows of the pooled sample are relabelled, and the estimate is
+  the two-sample U-statistic.
+- Paired batches (``paired=True``): row i of both is from one scene. Relabelling the
+  pool would undo pairs that the batches have, and the test would have another level.
+  The two rows of a pair are exchanged instead, each pair with probability ½, and the
+  estimate is the one-sample U-statistic.
+
+The kernel has to be chosen without looking at these rows, or at which batch they are
+of: a bandwidth by rule is of the pool.
+
+References: :cite:t:`gretton2012kernel`; B + 1: :cite:t:`phipson2010permutation`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmodal_losses._core import checks, precision
+from xmodal_losses.distribution.gram import Gram, gram
+from xmodal_losses.distribution.kernels import Kernel, check_kernel
+
+__all__ = ["KernelTestResult", "kernel_test"]
+
+
+class KernelTestResult(NamedTuple):
+    """What a test has found; ``print`` it."""
+
+    statistic: float
+    """The unbiased estimate of the squared MMD."""
+    p_value: float
+    """From 1/(B + 1) to 1."""
+    rejected: bool
+    """Whether p ≤ α: the batches have different distributions."""
+    alpha: float
+    """The level: the probability, at most, of rejecting where they have one."""
+    null: Tensor
+    """The relabelled estimates, ``(B,)``."""
+    rows: tuple[int, int]
+    """How many were tested."""
+
+    def __str__(self) -> str:
+        """Return the result in words."""
+        if self.rejected:
+            verdict = f"the samples differ (p = {self.p_value:.4g} <= {self.alpha:g})"
+        else:
+            verdict = (
+                f"no difference found (p = {self.p_value:.4g} > {self.alpha:g}), which "
+                "does not prove that there is none"
+            )
+        return (
+            f"{verdict}: squared MMD {self.statistic:.4g} of {self.rows[0]} and "
+            f"{self.rows[1]} rows, {len(self.null)} permutations."
+        )
+
+
+def kernel_test(
+    z_a: Tensor,
+    z_b: Tensor,
+    kernel: Kernel,
+    *,
+    alpha: float = 0.05,
+    permutations: int = 499,
+    paired: bool = False,
+    generator: torch.Generator | None = None,
+) -> KernelTestResult:
+    """Test whether two batches have one distribution, with a kernel that is given.
+
+    Args:
+        z_a: Embeddings of modality *a*, shape ``(N, D)``, N ≥ 2.
+        z_b: Embeddings of modality *b*, shape ``(M, D)``, M ≥ 2.
+        kernel: Chosen without these rows (:func:`~xmodal_losses.two_sample.fit_kernel`
+            with others). It is in eval mode meanwhile.
+        alpha: The level, in (0, 1).
+        permutations: B. The smallest p-value is 1/(B + 1).
+        paired: Row i of both batches belongs together; N = M.
+        generator: What to draw from, on any device; None is torch's own.
+
+    Returns:
+        The result.
+
+    Raises:
+        TypeError: If an input is not a floating-point tensor, or the kernel no kernel.
+        ValueError: If shapes do not fit together or an option is out of range.
+
+    Examples:
+        >>> import torch, xmodal_losses as xl
+        >>> a, b = torch.zeros(9, 2), torch.ones(9, 2)
+        >>> xl.two_sample.kernel_test(a, b, xl.GaussianKernel(1.0)).rejected
+        True
+    """
+    check_test("kernel_test", z_a, z_b, alpha, permutations, paired, generator)
+    check_kernel("kernel_test", kernel)
+    training = kernel.training
+    kernel.eval()
+    try:
+        with torch.no_grad():
+            matrices = gram(kernel, z_a, z_b)
+    finally:
+        kernel.train(training)
+    draw = _exchanged if paired else _relabelled
+    found = draw(matrices, permutations, generator)
+    statistic, null = found[0], found[1:]
+    # Relabelled estimates that are equal but for rounding count as reached.
+    size = sum(k.abs().mean() for k in matrices) * torch.finfo(found.dtype).eps * 16
+    p_value = (1 + int((null >= statistic - size).sum())) / (permutations + 1)
+    rows = (z_a.shape[0], z_b.shape[0])
+    return KernelTestResult(
+        statistic.item(), p_value, p_value <= alpha, alpha, null, rows
+    )
+
+
+def _relabelled(
+    matrices: Gram, count: int, generator: torch.Generator | None
+) -> Tensor:
+    """Return the two-sample U-statistic as found, and of relabelled pools."""
+    n, m = matrices.xy.shape
+    k = _hollow(matrices.pooled())
+    draws = _uniform((count, n + m), k, generator)
+    sign = k.new_full((1 + count, n + m), -1.0)
+    sign[0, :n] = 1.0
+    sign[1:].scatter_(1, draws.argsort(1)[:, :n], 1.0)
+    # With s = ±1, sums within the batches and across are ¼ Σ (1 ± s_i)(1 ± s_j) k_ij:
+    # one product for all of them.
+    of_rows, total = k.sum(1), k.sum()
+    square, single = (sign * (sign @ k)).sum(1), sign @ of_rows
+    xx = (total + 2 * single + square) / (4 * n * (n - 1))
+    yy = (total - 2 * single + square) / (4 * m * (m - 1))
+    xy = (total - square) / (4 * n * m)
+    return xx + yy - 2 * xy
+
+
+def _exchanged(matrices: Gram, count: int, generator: torch.Generator | None) -> Tensor:
+    """Return the one-sample U-statistic as found, and with pairs exchanged."""
+    xx, yy, xy = matrices
+    h = _hollow(xx + yy - xy - xy.mT)
+    n = h.shape[0]
+    sign = h.new_ones((1 + count, n))
+    # A pair that is exchanged turns the sign of its row and column of H.
+    sign[1:] -= 2 * (_uniform((count, n), h, generator) < 0.5).to(h.dtype)
+    return (sign * (sign @ h)).sum(1) / (n * (n - 1))
+
+
+def _hollow(k: Tensor) -> Tensor:
+    """Return a wide copy without the diagonal."""
+    return k.to(precision.sum_dtype(k), copy=True).fill_diagonal_(0.0)
+
+
+def _uniform(
+    shape: tuple[int, int], like: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Draw from [0, 1) where the generator is, in so many bits that none are equal."""
+    source = like.device if generator is None else generator.device
+    dtype = torch.float32 if source.type == "mps" else torch.float64
+    drawn = torch.rand(shape, generator=generator, device=source, dtype=dtype)
+    return drawn.to(like.device)
+
+
+def check_test(
+    caller: str,
+    z_a: Tensor,
+    z_b: Tensor,
+    alpha: object,
+    permutations: object,
+    paired: object,
+    generator: object,
+    min_rows: int = 2,
+) -> None:
+    """Check what tests have in common."""
+    checks.flag(caller, "paired", paired)
+    checks.number(caller, "alpha", alpha, above=0.0, below=1.0)
+    checks.count(caller, "permutations", permutations)
+    checks.generator(caller, generator)
+    checks.embeddings(caller, z_a, z_b, paired=paired is True, min_rows=min_rows)
+    if z_a.ndim != 2:
+        raise ValueError(
+            f"{caller}: z_a must be one batch (N, D), got shape {tuple(z_a.shape)}."
+        )
