@@ -24,9 +24,10 @@ The second is the part of the variance of both batches together that lies betwee
 The gradient goes through the quotients: it is orthogonal to a common scale of the
 batches, and nothing is won by shrinking both.
 
-Other distances of the covariances, chosen by ``metric``, both terms with ``"root"``:
+``metric`` chooses another distance of the covariances:
 
-- ``"root"``: the square roots of the terms above, in either scale.
+- ``"root"``: the square root of the covariance term, and of the mean term, in either
+  scale.
 - ``"log_euclidean"``: :math:`\frac{1}{4 D^2} \lVert \log(C_a + \rho I) - \log(C_b +
   \rho I) \rVert_F^2`. It compares variances by their ratios, the small ones as well as
   the large ones; ρ, ``ridge``, is where small ends.
