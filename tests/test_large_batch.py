@@ -11,7 +11,10 @@ import xmodal_losses as xl
 from harness import Case, to_torch
 from specs import BY_NAME, SPECS
 
-MOMENTS = [BY_NAME[name] for name in ("coral", "barlow_twins", "vicreg", "soft_decorrelation", "dcca")]
+MOMENTS = [
+    BY_NAME[name]
+    for name in ("coral", "barlow_twins", "vicreg", "soft_decorrelation", "dcca")
+]
 
 
 def _cases():
