@@ -287,13 +287,14 @@ def shown(results: list[dict[str, Any]]) -> str:
     rows = list(dict.fromkeys(result["row"] for result in results))
     at = {(result["row"], result["column"]): result for result in results}
     body = [
-        [row, *(_entry(at[row, column]) for column in columns if (row, column) in at)]
-        for row in rows
+        [row, *(_entry(at.get((row, column))) for column in columns)] for row in rows
     ]
     return table(["", *columns], body)
 
 
-def _entry(result: dict[str, Any]) -> str:
+def _entry(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return "–"
     text = f"{result['share']:.3f} ± {error(result):.3f}"
     if result["published"] is not None:
         text += f" ({result['published']:.3f})"

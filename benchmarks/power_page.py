@@ -20,7 +20,10 @@ def rewritten(text: str, folder: Path) -> str:
     parts = []
     for suite, title in power.SUITES.items():
         for run in runs(f"power--{suite}", folder):
-            parts += [f"**{title}.**", power.shown(run.results), said(run)]
+            counts = sorted({result["repetitions"] for result in run.results})
+            samples = " to ".join(map(str, {counts[0]: 0, counts[-1]: 0}))
+            head = f"**{title}**, {samples} samples."
+            parts += [head, power.shown(run.results), said(run)]
     table = "\n\n".join(parts) or "This version has not been measured yet."
     pattern = r"(<!-- power: .*? -->\n).*?(<!-- end -->)"
     text, count = re.subn(

@@ -176,13 +176,16 @@ def test_the_page_is_what_was_measured():
     """`python -m benchmarks.power_page` has been run after the last measurement."""
     page = text("docs", "two_sample.md")
     assert power_page.rewritten(page, common.RESULTS) == page
-    for suite in power.SUITES:
-        (run,) = runs(f"power--{suite}", common.RESULTS)
-        assert all(
-            abs(power.off(result)) < 3.3
-            for result in run.results
-            if result["suite"] != "paired"
-        )
+    found = [
+        result
+        for suite in power.SUITES
+        for run in runs(f"power--{suite}", common.RESULTS)
+        for result in run.results
+        if suite != "paired"
+    ]
+    assert {result["suite"] for result in found} >= {"mmdagg", "mmdagg_inc", "level"}
+    # 54 shares: one in 60 such pages would have one that is further off by chance.
+    assert all(abs(power.off(result)) < 3.6 for result in found)
 
 
 def test_the_page_shows_what_the_example_prints():
