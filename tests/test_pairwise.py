@@ -95,7 +95,7 @@ def test_compiles():
         (F.vicreg, [None, None], TypeError, "views must be a sequence of"),
         (F.vicreg, [torch.zeros(2, 1)], ValueError, "views must be two or more, got 1"),
     ],
-    ids=str,
+    ids=["name", "tensor", "nothing", "one"],
 )
 def test_bad_input_is_refused(loss, views, error, message):
     with pytest.raises(error, match=f"^pairwise: {message}"):
