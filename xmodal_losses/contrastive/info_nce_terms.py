@@ -140,13 +140,11 @@ class InfoNCETerms(NamedTuple):
             for k in top:
                 means[f"top_{k}_{side}"] = _Mean(rank < k, present)
             some = present * (count > 0)
-            saturated = log.detach() - positive < SATURATED
-            means |= {
-                f"negative_similarity_{side}": _Mean(negative * temperature, some),
-                f"negatives_{side}": _Mean(count, some),
-                f"effective_negatives_{side}": _Mean(effective, some),
-                f"saturated_{side}": _Mean(saturated, some),
-            }
+            saturated = log - positive < SATURATED
+            means[f"negative_similarity_{side}"] = _Mean(negative * temperature, some)
+            means[f"negatives_{side}"] = _Mean(count, some)
+            means[f"effective_negatives_{side}"] = _Mean(effective, some)
+            means[f"saturated_{side}"] = _Mean(saturated, some)
         parts = [part for mean in means.values() for part in mean.parts()]
         joined = ranks.joined(caller, group)
         if joined is not None:

@@ -66,11 +66,13 @@ def sides(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> Sides:
 def packed(found: Sequence[Tensor]) -> Sides:
     """Return the sides whose fields come one after the other."""
     positive, rows, *rest = found
-    columns = rest.pop(0) if rest else None
-    if not rest:
-        return Sides(positive, rows, columns)
-    half = len(rest) // 2
-    of_rows, of_columns = Measures(*rest[:half]), Measures(*rest[half:])
+    if len(rest) < 2:
+        return Sides(positive, rows, rest[0] if rest else None)
+    columns, *some = rest
+    # In what torch 2.4 compiles they would look as if they had gradients.
+    some = [part.detach() for part in some]
+    half = len(some) // 2
+    of_rows, of_columns = Measures(*some[:half]), Measures(*some[half:])
     return Sides(positive, rows, columns, of_rows, of_columns)
 
 
