@@ -105,7 +105,8 @@ def log_sums(found: Sides) -> Tensor:
 def of_sides(head: Head, shares: tuple[float, float] = (1.0, 1.0)) -> RowLoss:
     """Return the sum over directions of a loss of one side, each by its share."""
 
-    def row_loss(found: Sides) -> tuple[Tensor, Slopes]:
+    # Quoted, since torch 2.4 cannot trace the type.
+    def row_loss(found: Sides) -> "tuple[Tensor, Slopes]":
         loss, positive, rows = head(found.positive, found.rows)
         if found.columns is None:
             return loss, Slopes(positive, rows)

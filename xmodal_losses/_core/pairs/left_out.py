@@ -42,17 +42,13 @@ class LeftOut(NamedTuple):
 
     def across(self) -> "LeftOut":
         """Return what is told of the same rows of all groups, as N problems."""
-
-        def turned(told: Tensor | None) -> Tensor | None:
-            return None if told is None else told.transpose(0, 1)
-
         return LeftOut(
-            valid=turned(self.valid),
-            ids=turned(self.ids),
-            floor=turned(self.floor),
-            guide=turned(self.guide),
-            guide_y=turned(self.guide_y),
-            ceiling=turned(self.ceiling),
+            valid=_turned(self.valid),
+            ids=_turned(self.ids),
+            floor=_turned(self.floor),
+            guide=_turned(self.guide),
+            guide_y=_turned(self.guide_y),
+            ceiling=_turned(self.ceiling),
             only=self.only,
         )
 
@@ -131,3 +127,7 @@ def within(x: Tensor, y: Tensor, radius: float) -> Tensor:
 
 def _indices(part: slice, like: Tensor) -> Tensor:
     return torch.arange(part.start, part.stop, device=like.device)
+
+
+def _turned(told: Tensor | None) -> Tensor | None:
+    return None if told is None else told.transpose(0, 1)

@@ -56,8 +56,10 @@ def weighted_sum(
     """
     recording = torch.is_grad_enabled()
     need = recording and x.requires_grad, recording and y.requires_grad
+    # In a tuple: torch 2.4 cannot trace the question whether a function is a tensor.
+    wrapped = (row_loss,)
     total, *_ = _OnePass.call(
-        x, y, weight, row_loss, groups, factor, lengths, plan, need, *left_out
+        x, y, weight, wrapped, groups, factor, lengths, plan, need, *left_out
     )
     return total  # type: ignore[no-any-return]
 
@@ -68,7 +70,7 @@ class _OnePass(Function):
         x: Tensor,
         y: Tensor,
         weight: Tensor | None,
-        row_loss: RowLoss,
+        wrapped: tuple[RowLoss],
         groups: int,
         factor: float,
         lengths: Lengths | None,
@@ -76,6 +78,7 @@ class _OnePass(Function):
         need: tuple[bool, bool],
         *left_out: Any,
     ) -> tuple[Tensor, ...]:
+        (row_loss,) = wrapped
         shapes = x.shape, y.shape
         x, y = _problems(x, groups), _problems(y, groups)
         masks = LeftOut(*left_out)
@@ -126,7 +129,7 @@ class _OnePass(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, y, weight, ctx.row_loss, ctx.groups, ctx.factor, ctx.lengths, *rest = inputs
+        x, y, weight, ctx.wrapped, ctx.groups, ctx.factor, ctx.lengths, *rest = inputs
         ctx.plan, ctx.need, *left_out = rest
         tensors, ctx.numbers = left_out[:TENSORS], left_out[TENSORS:]
         ctx.mark_non_differentiable(*output[1:])
@@ -146,7 +149,8 @@ class _OnePass(Function):
             v, scale_v = _scaled_rows(y3, length_y)
             plan = ctx.plan._replace(narrow=False)
             found = sides(u, v, masks, plan)
-            per_row, slope = ctx.row_loss(found)
+            (row_loss,) = ctx.wrapped
+            per_row, slope = row_loss(found)
             slope = slope.scaled(grad if weight is None else grad * weight)
             logs = found.rows, found.columns
             grad_u, grad_v = gradients(u, v, masks, plan, (True, True), slope, *logs)
