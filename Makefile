@@ -72,6 +72,10 @@ $(VENV)/.stamp-peers: benchmarks/peers.txt $(VENV)/.stamp-bench
 	@$(PIP_INSTALL) --no-deps --requirement $< || echo "left out: not all can be had"
 	@touch $@
 
+.PHONY: peers
+peers: $(VENV)/.stamp-test $(VENV)/.stamp-peers  ## values and gradients beside every peer that runs
+	$(PY) -m pytest -m peers $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.stamp-peers  ## time, memory and precision beside every peer, and the plots
 	$(PY) -m benchmarks.scaling $(ARGS)

@@ -38,6 +38,7 @@ def impostor(loss="coral", **fields):
 # --------------------------------------------------------------------------------------
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_is_installed_agrees_with_the_library(loss):
     for one in contestants.contestants(loss):

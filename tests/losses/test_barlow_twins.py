@@ -191,6 +191,7 @@ def test_conventions(convention, shape):
         assert_allclose(grad / scale, z.grad / scale, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("convention", ["lightly", "solo-learn"])
 def test_conventions_are_those_of_the_installed_code(convention):
     peers = [p for p in PEERS if p.loss == "barlow_twins" and p.name == convention]

@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
+from benchmarks.peers.registry import module
 from harness import with_grad
 
 
@@ -71,9 +72,13 @@ def test_weights_are_larger_for_partners_that_are_far_apart():
     assert pull[similarity.argmin()] == pull.max()
 
 
+@pytest.mark.peers
 @pytest.mark.filterwarnings("ignore:To copy construct")
 def test_it_is_the_loss_of_lightly():
-    losses = pytest.importorskip("lightly.loss.dcl_loss", exc_type=ImportError)
+    try:
+        losses = module("lightly", "lightly.loss.dcl_loss")
+    except ImportError as error:
+        pytest.skip(str(error))
     pair = _pair(6)
     for sigma, theirs in ((None, losses.DCLLoss()), (0.5, losses.DCLWLoss(sigma=0.5))):
         ours = xl.DecoupledContrastiveLoss(temperature=0.1, sigma=sigma)

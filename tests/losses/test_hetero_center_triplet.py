@@ -174,6 +174,7 @@ def test_far_from_the_origin_nothing_is_lost():
     assert_allclose(far, exact, rtol=1e-5)
 
 
+@pytest.mark.peers
 def test_it_is_the_batch_hard_triplet_loss_of_the_centres():
     """As pytorch-metric-learning has it, given the centres."""
     distances = pytest.importorskip("pytorch_metric_learning.distances")

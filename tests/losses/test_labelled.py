@@ -157,6 +157,7 @@ def test_learned_temperature_gets_its_gradient():
         )
 
 
+@pytest.mark.peers
 def test_values_of_pytorch_metric_learning():
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     reducers = pytest.importorskip("pytorch_metric_learning.reducers")

@@ -67,6 +67,7 @@ def test_a_learned_temperature_gets_its_gradient():
     )
 
 
+@pytest.mark.peers
 def test_it_is_the_loss_of_pytorch_metric_learning():
     losses = pytest.importorskip("pytorch_metric_learning.losses", exc_type=ImportError)
     z_a, z_b = _pair()

@@ -67,6 +67,7 @@ def test_official_is_the_released_code():
     assert_allclose(grads[1], z_b.grad, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("convention", ["lightly", "solo-learn"])
 def test_conventions_are_those_of_the_installed_code(convention):
     peers = [p for p in PEERS if p.loss == "vicreg" and p.name == convention]
