@@ -29,10 +29,11 @@ class Function(torch.autograd.Function):
 
         @functools.wraps(backward)
         def wide(ctx: Any, *grads: Any) -> Any:
-            some = next((grad for grad in grads if isinstance(grad, Tensor)), None)
-            if some is None:  # what depends on the outputs has no gradient
+            # A list, since torch 2.4 cannot trace a default of `next`.
+            some = [grad for grad in grads if isinstance(grad, Tensor)]
+            if not some:  # what depends on the outputs has no gradient
                 return (None,) * len(ctx.needs_input_grad)
-            with no_autocast(some):
+            with no_autocast(some[0]):
                 return backward(ctx, *grads)
 
         cls.backward = staticmethod(wide)  # type: ignore[method-assign]
@@ -44,8 +45,9 @@ class Function(torch.autograd.Function):
         The compiler hands ``forward`` a context that it does not take, where no input
         needs a gradient; there, nothing but the forward pass is asked for.
         """
-        if torch.compiler.is_compiling() and not any(
-            isinstance(arg, Tensor) and arg.requires_grad for arg in args
+        if torch.compiler.is_compiling() and not (
+            torch.is_grad_enabled()
+            and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
         ):
             return cls.forward(*args)
         return cls.apply(*args)  # type: ignore[no-untyped-call]
