@@ -183,8 +183,8 @@ def test_the_page_is_what_was_measured():
         for result in run.results
         if suite != "paired"
     ]
-    assert {result["suite"] for result in found} >= {"mmdagg", "mmdagg_inc", "level"}
-    # 54 shares: one in 60 such pages would have one that is further off by chance.
+    assert {result["suite"] for result in found} == {*power.SUITES} - {"paired"}
+    # 58 shares: one in 50 such pages would have one that is further off by chance.
     assert all(abs(power.off(result)) < 3.6 for result in found)
 
 
