@@ -140,7 +140,7 @@ class InfoNCETerms(NamedTuple):
             for k in top:
                 means[f"top_{k}_{side}"] = _Mean(rank < k, present)
             some = present * (count > 0)
-            saturated = log.detach() - positive < SATURATED
+            saturated = log - positive < SATURATED
             means[f"negative_similarity_{side}"] = _Mean(negative * temperature, some)
             means[f"negatives_{side}"] = _Mean(count, some)
             means[f"effective_negatives_{side}"] = _Mean(effective, some)
