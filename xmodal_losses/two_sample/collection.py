@@ -80,6 +80,13 @@ class Choice:
                 f"{caller}: kernels must be names or Kernels, one at least and not "
                 f"both, got [{', '.join(got)}]. See xmodal_losses.kernels."
             )
+        for i, kernel in enumerate(self.kernels):
+            if kernel.maps_rows:
+                raise TypeError(
+                    f"{caller}: kernels[{i}] must be a kernel of the rows it is given, "
+                    f"got {type(kernel).__name__}. Test one of a network by "
+                    "kernel_test."
+                )
         for name in self.families:
             checks.option(caller, "kernels", name, tuple(_FAMILIES))
         checks.count(caller, "num_bandwidths", num_bandwidths)
