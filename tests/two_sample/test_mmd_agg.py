@@ -752,13 +752,9 @@ def test_bad_input_is_refused(message):
     assert re.match(r"mmd_agg: .+ must (be|have) .+, got .+", str(caught.value))
 
 
-def test_kernels_that_map_rows_have_a_test_of_their_own():
-    """Their features would have to be made once, not for every tile of every draw."""
+def test_a_kernel_that_maps_rows_has_a_test_of_its_own():
+    """Its features would have to be made once, not for every tile of every draw."""
     x = torch.randn(6, 4)
     deep = xl.DeepKernel(torch.nn.Linear(4, 2))
-    few = xl.RandomFeatures(xl.GaussianKernel(1.0), 4, num_features=8)
-    for kernel in (deep, few):
-        with pytest.raises(
-            TypeError, match=r"^mmd_agg: kernels\[1\] must be a kernel of"
-        ):
-            mmd_agg(x, x + 1, kernels=[xl.GaussianKernel(1.0), kernel])
+    with pytest.raises(TypeError, match=r"^mmd_agg: kernels\[1\] must be a kernel"):
+        mmd_agg(x, x + 1, kernels=[xl.GaussianKernel(1.0), deep])
