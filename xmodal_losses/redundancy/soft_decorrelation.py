@@ -77,7 +77,7 @@ def soft_decorrelation(
     everyone = ranks.joined(
         "soft_decorrelation", group, grad_reduce, exchange, moments.EXCHANGES
     )
-    least = 1 if everyone is None else 0
+    least = 2 if everyone is None else 0
     checks.embeddings(
         "soft_decorrelation",
         z_a,
