@@ -1,5 +1,6 @@
 """Tests with a kernel: what is relabelled, the p-value, the level, the power."""
 
+import json
 from itertools import combinations, product
 
 import numpy as np
@@ -10,8 +11,9 @@ from scipy.stats import binom
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from benchmarks import blob
+from benchmarks import blob, common
 from harness import two_samples
+from test_documents import text
 from tolerances import SAME
 from xmodal_losses import two_sample
 from xmodal_losses.distribution.gram import gram
@@ -371,3 +373,22 @@ def test_bad_options_are_refused():
         two_sample.split(x, y, fraction=1.0)
     with pytest.raises(ValueError, match=r"^split: z_a must be one batch"):
         two_sample.split(x[None], y[None])
+
+
+def test_the_page_has_the_blobs_that_were_measured():
+    """Both rows of the table, and the power and level within their bands."""
+    path = common.RESULTS / "blob--x86_64--cpu.json"
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+    page = text("docs", "deep_kernel.md")
+    for start in blob.STARTS:
+        runs = [row for row in results if row["start"] == start and "index" in row]
+        assert len(runs) == 10
+        found = blob.summary(start, runs)
+        assert found == next(row for row in results if row["start"] == start)
+        assert abs(found["errors_from_published"]) < 2
+        assert abs(found["errors_from_level"]) < 2
+        shown = (
+            f"| {found['power']:.3f} ± {found['standard_error']:.3f} | "
+            f"−{-found['errors_from_published']:.1f} | {found['level']:.3f} |"
+        )
+        assert shown in page

@@ -143,11 +143,11 @@ def _non_negative(q: Tensor, d: Tensor) -> Tensor:
     """
     beta = torch.zeros_like(d)
     free = torch.zeros_like(d, dtype=torch.bool)
-    noise = 1e-12 * d.abs().max()
-    while True:
+    # In theory it ends by itself; rounding could make it go in a circle.
+    for _ in range(3 * len(d)):
         slope = (d - q @ beta).masked_fill(free, -torch.inf)
-        if slope.max() <= noise:
-            return beta
+        if slope.max() <= 1e-12 * d.abs().max():
+            break
         free[slope.argmax()] = True
         while True:
             best = torch.zeros_like(d)
@@ -156,10 +156,12 @@ def _non_negative(q: Tensor, d: Tensor) -> Tensor:
             if not out.any():
                 break
             # As far as the first that would turn negative, which stays at 0.
-            step = (beta / (beta - best))[out].min()
-            beta = (beta + step * (best - beta)).clamp_min(0.0)
-            free &= ~(out & (beta <= noise * beta.max()))
+            reach = (beta / (beta - best)).masked_fill(~out, torch.inf)
+            first = reach.argmin()
+            beta = (beta + reach[first] * (best - beta)).clamp_min(0.0)
+            free[first] = False
         beta = best
+    return beta
 
 
 def _check(
