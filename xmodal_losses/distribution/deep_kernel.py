@@ -118,7 +118,8 @@ class DeepKernel(Kernel):
         return x, y, bind
 
     def _features(self, rows: Tensor) -> Tensor:
-        dtype = next((p.dtype for p in self.network.parameters()), rows.dtype)
+        parameters = list(self.network.parameters())
+        dtype = parameters[0].dtype if parameters else rows.dtype
         flat = rows.reshape(-1, rows.shape[-1]).to(dtype)
         with precision.no_autocast(rows):
             features = self.network(flat)

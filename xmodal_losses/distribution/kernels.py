@@ -77,6 +77,10 @@ class Kernel(nn.Module):
     ``"balanced"``, not to an MMD in which every row meets the same weight of others
     (all but the weighted U-statistic); ``"sensitive"``, it does."""
 
+    of_features: bool = False
+    """Whether :meth:`bind` returns an inner product of features, which sums over pairs
+    need no pairs for."""
+
     maps_rows: bool = False
     """Whether the kernel is one of rows that it makes of those it is given."""
 
@@ -375,6 +379,7 @@ class LinearKernel(Kernel):
     """The kernel ⟨x, y⟩: the MMD is the squared distance of the means, in O(N D)."""
 
     shift: Shift = "balanced"
+    of_features = True
 
     def bind(self, pool: Pool) -> pairs.Kernel:
         """See :meth:`Kernel.bind`."""

@@ -173,24 +173,20 @@ def mmd(
         if blocks is not None:
             x, y = (z.reshape(*z.shape[:-3], *blocks, -1) for z in (x, y))
         inside, across = estimator != "biased", estimator in ("paired", *BLOCKS)
-        if walks is None:
-            value = pairs.discrepancy(
-                k,
-                x,
-                y,
-                w_x,
-                w_y,
-                inside=inside,
-                across=across,
-                chunk_size=chunk_size,
-            )
+        which = {"inside": inside, "across": across}
+        # Asked first of the kernel, since torch.compile of 2.4 asks no function what
+        # it is.
+        if kernel.of_features and isinstance(k, pairs.Features):
+            some = None if walks is None else everyone
+            value = pairs.feature_discrepancy(k, x, y, w_x, w_y, **which, ranks=some)
+        elif walks is None:
+            value = pairs.discrepancy(k, x, y, w_x, w_y, **which, chunk_size=chunk_size)
         else:
             value = pairs.discrepancy_across_ranks(
                 k,
                 pairs.Batch(x, w_x),
                 pairs.Batch(y, w_y),
-                inside=inside,
-                across=across,
+                **which,
                 chunk_size=chunk_size,
                 walks=walks,
             )

@@ -54,6 +54,7 @@ class RandomFeatures(Kernel):
         >>> loss = xl.MMDLoss(kernel=kernel)(torch.randn(8, 128), torch.randn(6, 128))
     """
 
+    of_features = True
     frequencies: Tensor
 
     def __init__(

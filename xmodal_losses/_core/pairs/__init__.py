@@ -21,7 +21,7 @@ from xmodal_losses._core.pairs.discrepancy_across_ranks import (
     discrepancy_across_ranks,
 )
 from xmodal_losses._core.pairs.extra import ExtraNegatives
-from xmodal_losses._core.pairs.features import Features
+from xmodal_losses._core.pairs.features import Features, feature_discrepancy
 from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.hardest import floor
 from xmodal_losses._core.pairs.kernel_mean import Kernel, Pairs
@@ -63,6 +63,7 @@ __all__ = [
     "check_options",
     "discrepancy",
     "discrepancy_across_ranks",
+    "feature_discrepancy",
     "floor",
     "labelled",
     "log_sums",

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core.pairs import gaussians
-from xmodal_losses._core.pairs.features import Features, feature_discrepancy
 from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.kernel_mean import Kernel, kernel_mean, pair_weight
 from xmodal_losses._core.pairs.tiles import square
@@ -25,9 +24,8 @@ def discrepancy(
     """Return mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y), ``(…)``.
 
     Args:
-        kernel: A function of pairs; one that is an inner product of features goes
-            through no pairs. Or a mixture of Gaussians, which is gone through faster,
-            for rows in units of its largest bandwidth.
+        kernel: A function of pairs; or a mixture of Gaussians, which is gone through
+            faster, for rows in units of its largest bandwidth.
         x: ``(…, N, D)``.
         y: ``(…, M, D)``.
         weight_x: ``(…, N)``.
@@ -36,10 +34,6 @@ def discrepancy(
         across: Leave out the pairs (x_i, y_i).
         chunk_size: Edge of the tiles; None chooses.
     """
-    if isinstance(kernel, Features):
-        return feature_discrepancy(
-            kernel, x, y, weight_x, weight_y, inside=inside, across=across
-        )
     blocks = (
         (x, x, weight_x, weight_x, inside),
         (y, y, weight_y, weight_y, inside),

@@ -15,7 +15,6 @@ from xmodal_losses._core import precision
 from xmodal_losses._core.function import Function
 from xmodal_losses._core.pairs import gaussians
 from xmodal_losses._core.pairs.across_ranks import Walk
-from xmodal_losses._core.pairs.features import Features, feature_discrepancy
 from xmodal_losses._core.pairs.gaussians import Mixture
 from xmodal_losses._core.pairs.kernel_mean import Kernel, kernel_sum
 from xmodal_losses._core.pairs.tiles import square
@@ -52,11 +51,6 @@ def discrepancy_across_ranks(
         walks: How the rows x, and y, of other ranks come.
     """
     ranks = walks[0].ranks
-    if isinstance(kernel, Features):
-        options = {"inside": inside, "across": across}
-        return feature_discrepancy(
-            kernel, x.rows, y.rows, x.weight, y.weight, **options, ranks=ranks
-        )
     share = _shares(x, y, inside, across, ranks)
     if callable(kernel):
         part = _part(kernel, x, y, share, inside, across, chunk_size, walks)
