@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from reference.positives import log_sum_exp, near, of_rows
+from reference.anchors import log_sum_exp
+from reference.positives import near, of_rows
 
 
 def mil_nce(z_a, z_b, *, ids=None, jitter=None, chunk_size=None, **options):

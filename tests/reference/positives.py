@@ -3,14 +3,6 @@
 import numpy as np
 
 
-def log_sum_exp(x):
-    """Return log Σ eˣ, -inf of nothing."""
-    if not len(x):
-        return -np.inf
-    top = x.real.max()
-    return top + np.log(np.exp(x - top).sum())
-
-
 def of_rows(
     row,
     z_a,

@@ -23,9 +23,8 @@ reimplementation, which was not compared with the text of the paper.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from xmodal_losses._core import checks, ranks, reduce
+from xmodal_losses._core import checks, precision, ranks, reduce
 from xmodal_losses._core.centers import distance, nearest_other, shared_centers
 from xmodal_losses._core.modules import describe
 
@@ -97,8 +96,7 @@ def cross_modality_contrastive_center(
     number = torch.arange(middle.shape[-2], device=middle.device)
     nearest = nearest_other(middle, number, centers.shared)
     gap = distance(centers.a, centers.b) - distance(middle, nearest)
-    # Beyond 40 the difference from x is below the rounding of float64.
-    loss = softplus(gap, threshold=40)
+    loss = precision.softplus(gap)
     alone = centers.shared.sum(-1, keepdim=True) < 2
     return centers.reduced(centers.mean(loss.masked_fill(alone, 0.0)), reduction)
 

@@ -6,6 +6,8 @@ One column is one draw; the first is the data as it is.
 import torch
 from torch import Tensor
 
+from xmodal_losses._core.draws import widest_dtype
+
 # Numbers sorted at a time.
 _AT_ONCE = 2**23
 
@@ -44,7 +46,7 @@ def splits(
     """Return ±1 ``(n + m, 1 + draws)``: 1 where a row of the pool is taken for x."""
     source = device if generator is None else generator.device
     # In float32 two of a few thousand keys would be equal now and then.
-    dtype = torch.float32 if source.type == "mps" else torch.float64
+    dtype = widest_dtype(source)
     labels = torch.ones(n + m, dtype=torch.int8, device=source)
     labels[n:] = -1
     parts = [labels[None]]

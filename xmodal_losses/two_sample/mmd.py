@@ -129,11 +129,7 @@ def mmd_agg(
     _check_draws(caller, alpha, quantile_draws, level_draws)
     if chunk_size is not None:
         checks.count(caller, "chunk_size", chunk_size)
-    if not isinstance(generator, (torch.Generator, type(None))):
-        raise TypeError(
-            f"{caller}: generator must be a torch.Generator or None, got "
-            f"{type(generator).__name__}."
-        )
+    checks.generator(caller, generator)
 
     dtype = precision.compute_dtype(x, y)
     wide = precision.sum_dtype(x)

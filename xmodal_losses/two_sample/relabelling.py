@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks, precision
+from xmodal_losses._core.draws import uniform
 from xmodal_losses.distribution.gram import Gram, gram
 from xmodal_losses.distribution.kernels import Kernel, check_kernel
 
@@ -126,7 +127,7 @@ def _relabelled(
     """Return the two-sample U-statistic as found, and of relabelled pools."""
     n, m = matrices.xy.shape
     k = _hollow(matrices.pooled())
-    draws = _uniform((count, n + m), k, generator)
+    draws = uniform((count, n + m), k.device, generator)
     sign = k.new_full((1 + count, n + m), -1.0)
     sign[0, :n] = 1.0
     sign[1:].scatter_(1, draws.argsort(1)[:, :n], 1.0)
@@ -147,23 +148,13 @@ def _exchanged(matrices: Gram, count: int, generator: torch.Generator | None) ->
     n = h.shape[0]
     sign = h.new_ones((1 + count, n))
     # A pair that is exchanged turns the sign of its row and column of H.
-    sign[1:] -= 2 * (_uniform((count, n), h, generator) < 0.5).to(h.dtype)
+    sign[1:] -= 2 * (uniform((count, n), h.device, generator) < 0.5).to(h.dtype)
     return (sign * (sign @ h)).sum(1) / (n * (n - 1))
 
 
 def _hollow(k: Tensor) -> Tensor:
     """Return a wide copy without the diagonal."""
     return k.to(precision.sum_dtype(k), copy=True).fill_diagonal_(0.0)
-
-
-def _uniform(
-    shape: tuple[int, int], like: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """Draw from [0, 1) where the generator is, in so many bits that none are equal."""
-    source = like.device if generator is None else generator.device
-    dtype = torch.float32 if source.type == "mps" else torch.float64
-    drawn = torch.rand(shape, generator=generator, device=source, dtype=dtype)
-    return drawn.to(like.device)
 
 
 def check_test(
