@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import traffic
-from distributed import jobs
+from distributed import jobs_of_objectives as jobs
 from distributed.test_across_ranks import (
     CLOSE,
     assert_exact,

@@ -5,7 +5,7 @@ import torch
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from distributed import jobs
+from distributed import jobs, jobs_of_queues
 from distributed.ranks import Pool
 from specs import BY_NAME, HAVE_NO_CHOICE, SPECS
 
@@ -56,7 +56,7 @@ def test_places_that_do_not_fit_together_are_told_so(pools):
     ],
 )
 def test_queues_that_do_not_fit_together_are_told_so(pools, what, said):
-    for answer in pools(2)(jobs.mismatched_queues, what):
+    for answer in pools(2)(jobs_of_queues.mismatched_queues, what):
         assert answer == f"EmbeddingQueue: {said}"
 
 
