@@ -85,3 +85,20 @@ def test_it_is_the_loss_of_lightly():
         results = zip(with_grad(ours, *pair), with_grad(theirs, *pair), strict=True)
         for x, y in results:
             assert_allclose(x, y, rtol=1e-6, atol=1e-9)
+
+
+def test_a_row_that_is_not_there_cannot_outweigh_all_others():
+    """Its similarity counts as 0, which is far above those of opposite partners."""
+    z_a = torch.eye(4)
+    weight = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    options = {"sigma": 0.005, "intra_modal": False}
+    value, *grads = with_grad(
+        lambda a, b: F.decoupled(a, b, weight=weight, **options), z_a, -z_a
+    )
+    expected, *others = with_grad(
+        lambda a, b: F.decoupled(a, b, **options), z_a[:3], -z_a[:3]
+    )
+    assert_allclose(value, expected, rtol=1e-6)
+    for grad, other in zip(grads, others, strict=True):
+        assert_allclose(grad[:3], other, rtol=1e-5, atol=1e-5)
+        assert (grad[3] == 0).all()

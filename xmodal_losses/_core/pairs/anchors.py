@@ -41,7 +41,6 @@ class Anchors(NamedTuple):
         """Return exp(x) over its weighted mean among the rows of the problem."""
         weight = torch.ones_like(x) if self.weight is None else self.weight.to(x.dtype)
         weight = weight.detach()
-        x = x.masked_fill(weight == 0, -torch.inf)
         log, total = (
             (x + weight.log()).logsumexp(-1, keepdim=True),
             weight.sum(-1, True),
