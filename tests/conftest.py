@@ -37,6 +37,9 @@ def pytest_configure(config):
         "ignore:.*autograd.function.Function.* should not be instantiated"
         ":DeprecationWarning",
     )
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Synchronization debug mode is a prototype"
+    )
 
 
 def pytest_collection_modifyitems(items):
@@ -45,5 +48,5 @@ def pytest_collection_modifyitems(items):
         return
     skip = pytest.mark.skip(reason="no CUDA device")
     for item in items:
-        if "cuda" in item.keywords:
+        if item.get_closest_marker("cuda"):
             item.add_marker(skip)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import xmodal_losses as xl
 import xmodal_losses.functional as F
 from reference import embedding_queue
+from waiting import without_waiting
 
 DIM = 3
 
@@ -345,13 +346,9 @@ def test_cuda_waits_for_nothing():
     for n in (3, 4, 9):
         arrays = batch(n, n, True, True)
         some = {name: tensor.cuda() for name, tensor in tensors(arrays).items()}
-        before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with without_waiting():
             queue.enqueue(**some)
             queue.negatives()
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
         reference.enqueue(**arrays)
         assert_is(queue, reference)
 
