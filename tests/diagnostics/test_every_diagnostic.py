@@ -511,3 +511,16 @@ def test_widths_that_differ_are_refused(name):
 def test_rows_without_a_partner_are_refused(name):
     with pytest.raises(ValueError, match="same number of rows"):
         getattr(diagnostics, name)(Z, Z[:4])
+
+
+# ------------------------------------------------------------------ devices
+
+
+@pytest.mark.cuda
+@every
+def test_cuda_equals_cpu(diagnostic):
+    views = tensors(diagnostic.draw(12, lead=(2,)))
+    found = diagnostic(*(view.cuda() for view in views))
+    assert found.is_cuda
+    expected = diagnostic(*views)
+    assert_allclose(found.cpu(), expected, **VALUE)
