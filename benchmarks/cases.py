@@ -119,7 +119,7 @@ def views(*shape: int, **kwargs) -> tuple[Tensor, Tensor]:
     return z_a.to(**kwargs), z_b.to(**kwargs)
 
 
-def inputs(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor]:
+def inputs(shape: tuple[int, ...], device: str | torch.device) -> tuple[Tensor, Tensor]:
     """Return what is measured: float32, on the device, waiting for gradients."""
     z_a, z_b = views(*shape, device=device, dtype=torch.float32)
     return z_a.requires_grad_(), z_b.requires_grad_()

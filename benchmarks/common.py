@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -40,10 +41,25 @@ def parser(
     out.add_argument(
         "--seconds", type=float, default=60.0, help="what takes longer is left out"
     )
+    out.add_argument(
+        "--no-compile",
+        dest="compile",
+        action="store_false",
+        help="leave out what compiles",
+    )
+    out.add_argument(
+        "--block",
+        type=float,
+        default=0.1,
+        help="seconds of a turn, at least, of calls that take less",
+    )
     out.add_argument("--device", default="cpu")
     out.add_argument("--threads", type=int, default=torch.get_num_threads())
-    out.add_argument("--machine", default=platform.machine(), help="name in the file")
-    out.add_argument("--json", type=Path, help="write here (default: results/)")
+    out.add_argument(
+        "--machine", help="name in the file (default: the GPU, or the architecture)"
+    )
+    out.add_argument("--results", type=Path, default=RESULTS, help="write in here")
+    out.add_argument("--json", type=Path, help="write this file instead")
     return out
 
 
@@ -118,13 +134,32 @@ def metadata(args: argparse.Namespace) -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "machine": args.machine,
+        "machine": machine(args),
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
-        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
+        "memory_gb": memory_bytes(device) / 1e9,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "torch_num_threads": torch.get_num_threads(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "quick": args.quick,
     }
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the memory of a GPU, or that of the machine."""
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return total
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def machine(args: argparse.Namespace) -> str:
+    """Return what files of results call this machine."""
+    if args.machine is not None:
+        return args.machine
+    if torch.device(args.device).type == "cuda":
+        name = torch.cuda.get_device_name(args.device)
+        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return platform.machine()
 
 
 def _commit() -> str | None:
@@ -153,7 +188,7 @@ def _processor() -> str:
 def published(suite: str, args: argparse.Namespace) -> Path:
     """Return where the run of a suite is published."""
     kind = torch.device(args.device).type
-    return RESULTS / f"{suite}--{args.machine}--{kind}.json"
+    return args.results / f"{suite}--{machine(args)}--{kind}.json"
 
 
 def save(

@@ -77,7 +77,9 @@ def call(contestant: Contestant, z_a: Tensor, z_b: Tensor) -> Callable[[], Any]:
     return lambda: torch.autograd.grad(function(z_a, z_b), (z_a, z_b))
 
 
-def disagreement(contestant: Contestant, rows: int = 96, columns: int = 8) -> str:
+def disagreement(
+    contestant: Contestant, rows: int = 96, columns: int = 8, device: str = "cpu"
+) -> str:
     """Say how value or gradient differ from the library's, or return "".
 
     A baseline that computes something else is worse than none: one that does not have
@@ -90,7 +92,7 @@ def disagreement(contestant: Contestant, rows: int = 96, columns: int = 8) -> st
     shape = (4, rows // 4, columns) if loss == GROUPS.name else (rows, columns)
     results = []
     for function in (spelled(contestant), contestant.build()):
-        z = [x.requires_grad_() for x in views(*shape, dtype=dtype)]
+        z = [x.requires_grad_() for x in views(*shape, dtype=dtype, device=device)]
         value = function(*z)
         results.append((value.detach(), *torch.autograd.grad(value, z)))
     gaps = [

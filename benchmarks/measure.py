@@ -20,10 +20,12 @@ Row = dict[str, Any]
 
 def unable(one: Contestant, args: argparse.Namespace) -> str:
     """Say why a contestant cannot be measured at any size, or return ""."""
-    if args.quick and one.compiles:
-        return "compiles, which --quick leaves out"
+    if one.compiles and (args.quick or not args.compile):
+        return (
+            f"compiles, which {'--quick' if args.quick else '--no-compile'} leaves out"
+        )
     try:
-        return disagreement(one)
+        return disagreement(one, device=args.device)
     except Exception as error:  # not installed, or does not run here
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -61,20 +63,22 @@ def at_size(
             "seconds": peak.seconds,
             "skipped": peak.skipped,
         }
-    block, rounds = (0.001, 1) if args.quick else (0.1, rounds)
+    block, rounds = (0.001, 1) if args.quick else (args.block, rounds)
     for name, timing in side_by_side(calls, block, rounds, seconds).items():
         rows[name]["timing"] = timing._asdict()
     return list(rows.values())
 
 
-def gradient_error(one: Contestant, shape: tuple[int, ...]) -> float | None:
+def gradient_error(
+    one: Contestant, shape: tuple[int, ...], device: str
+) -> float | None:
     """Return the relative error of the float32 gradient against the library's float64.
 
     None for the floor, which has no gradient.
     """
     if one.name in FLOORS:
         return None
-    z = inputs(shape, "cpu")
+    z = inputs(shape, device)
     exact = [x.detach().double().requires_grad_() for x in z]
     theirs = torch.autograd.grad(one.build()(*z), z)
     truth = torch.autograd.grad(spelled(one)(*exact), exact)

@@ -1,4 +1,4 @@
-"""Peak memory of one call, in a process of its own.
+"""Peak memory of one call, on a CPU in a process of its own.
 
 A process that never ran a loss is forked for every measurement from a server that has
 imported torch and the peers and done nothing else. In it, after a tiny warm-up, the
@@ -6,8 +6,10 @@ inputs are made, the high-water mark is reset, and the call runs once. What is r
 is the mark less what was in use before: everything the call held at its worst moment,
 the gradients it returns included, the inputs not.
 
-On Linux the mark is `VmHWM` of `/proc/self/status`; on CUDA that of torch's allocator.
-Elsewhere memory is not measured.
+On Linux the mark is `VmHWM` of `/proc/self/status`. On CUDA it is that of torch's
+allocator, which counts what is asked of it and nothing else, so that no process has to
+be made: the call runs once in this one, after a tiny warm-up. Elsewhere memory is not
+measured.
 """
 
 import gc
@@ -23,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.cases import inputs
+from benchmarks.common import memory_bytes
 from benchmarks.contestants import call, contestants
 from benchmarks.peers import Contestant
 
@@ -61,12 +65,14 @@ def measure(
     seconds: float = 60.0,
     limit: int | None = None,
 ) -> Measured:
-    """Run one call in a fresh process; give up after `seconds` or `limit` bytes."""
+    """Run one call; on a CPU, give up after `seconds` or `limit` bytes."""
+    if torch.device(device).type == "cuda":
+        return _in_this_process(contestant, shape, device)
     context = multiprocessing.get_context("forkserver")
     # What is imported here need not be imported by each of the processes.
     context.set_forkserver_preload([__name__, "torch._inductor.compile_fx"])
     ours, theirs = context.Pipe(duplex=False)
-    job = (contestant.loss, contestant.name, shape, device)
+    job = (contestant.loss, contestant.name, shape)
     limits = (torch.get_num_threads(), limit_bytes() if limit is None else limit)
     with _environment():
         process = context.Process(target=_run, args=(theirs, *job, *limits))
@@ -123,31 +129,52 @@ def _run(
     loss: str,
     name: str,
     shape: tuple[int, ...],
-    device: str,
     threads: int,
     limit: int,
 ) -> None:
     torch.set_num_threads(threads)
     try:
         (contestant,) = contestants(loss, (name,))
-        z = inputs(shape, device)
-        cuda = torch.device(device).type == "cuda"  # reserves more than it uses
-        if not cuda:
-            _limit(limit)
-        function = call(contestant, *z)
-        if contestant.compiles:  # anew for every size
-            function()
-        else:
-            call(contestant, *inputs((2,) * (len(shape) - 2) + WARM_UP, device))()
-        gc.collect()
+        z = inputs(shape, "cpu")
+        _limit(limit)
+        function = _warm(contestant, z)
         pipe.send("ready")
-        pipe.send(_on_cuda(function, device) if cuda else _on_linux(function))
+        pipe.send(_on_linux(function))
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-        if memory or "can't allocate memory" in text:
-            text = f"out of memory: needs more than {limit / 1e9:.1f} GB"
-        pipe.send(Measured(skipped=text))
+        pipe.send(Measured(skipped=_reason(error, limit)))
+
+
+def _in_this_process(
+    contestant: Contestant, shape: tuple[int, ...], device: str
+) -> Measured:
+    try:
+        return _on_cuda(_warm(contestant, inputs(shape, device)), device)
+    except Exception as error:
+        total = memory_bytes(torch.device(device))
+        return Measured(skipped=_reason(error, total))
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()  # for those who come next
+
+
+def _warm(contestant: Contestant, z: tuple[Tensor, Tensor]) -> Callable[[], Any]:
+    """Return the call, with everything loaded and compiled that it needs."""
+    function = call(contestant, *z)
+    if contestant.compiles:  # anew for every size
+        function()
+    else:
+        small = (2,) * (z[0].ndim - 2) + WARM_UP
+        call(contestant, *inputs(small, z[0].device))()
+    gc.collect()
+    return function
+
+
+def _reason(error: Exception, limit: int) -> str:
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    if memory or "can't allocate memory" in text:
+        return f"out of memory: needs more than {limit / 1e9:.1f} GB"
+    return text
 
 
 def _limit(extra: int) -> None:

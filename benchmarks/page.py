@@ -81,7 +81,7 @@ def generated(folder: Path) -> str:
     """Return the generated part of the page, for a folder of results."""
     parts = [BEGIN]
     for run in runs("targets", folder):
-        parts += ["## Targets", said(run), targets(run)]
+        parts += [f"## Targets: {run.metadata['device']}", said(run), targets(run)]
     scaling = sorted(
         runs("scaling", folder), key=lambda run: list(TITLES).index(loss_of(run))
     )
@@ -111,9 +111,10 @@ def said(run: Run) -> str:
     """Return on what a run was made."""
     about = run.metadata
     cuda = f", CUDA {about['cuda']}" if about["cuda"] else ""
+    threads = "" if cuda else f"{about['torch_num_threads']} threads, "
     return (
-        f"{about['device']}, {about['torch_num_threads']} threads, "
-        f"{about['memory_gb']:.0f} GB; torch {about['torch']}{cuda}, "
+        f"{about['device']}, {threads}{about['memory_gb']:.0f} GB; "
+        f"torch {about['torch']}{cuda}, "
         f"Python {about['python']}; revision {about['git_commit']}, "
         f"{about['timestamp_utc'][:10]}; file `{run.path.name}`."
     )

@@ -10,6 +10,7 @@ contestant is the fastest of those that compute the same, unless one is named.
 import argparse
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -107,7 +108,7 @@ def measure(target: Target, args: argparse.Namespace) -> list[Row]:
     rows = at_size(some, shape, args, rounds=11, skipped=skipped)
     for one, row in zip(some, rows, strict=True):
         if target.gradient is not None and row["timing"]:
-            row["gradient_error"] = gradient_error(one, shape)
+            row["gradient_error"] = gradient_error(one, shape, args.device)
     return rows
 
 
@@ -147,47 +148,44 @@ def judge(target: Target, rows: list[Row]) -> list[Verdict]:
     return out
 
 
+def run(target: Target, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print a target; return it with what was measured."""
+    rows = measure(target, args)
+    size = " × ".join(map(str, rows[0]["shape"]))
+    print(f"{target.name}: {target.loss}, {size}")
+    for row in rows:
+        show(row)
+    verdicts = judge(target, rows)
+    for verdict in verdicts:
+        value = "–" if verdict.measured is None else f"{verdict.measured:.3g}"
+        print(f"  {'met   ' if verdict.met else 'MISSED'} ", end="")
+        print(f"{verdict.criterion} {value}, target {verdict.target:g}, ", end="")
+        print(f"against {verdict.against}", flush=True)
+    verdicts = [asdict(verdict) for verdict in verdicts]
+    return {**asdict(target), "rows": rows, "verdicts": verdicts}
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = common.parser(__doc__.splitlines()[0])
     names = [target.name for target in TARGETS]
     parser.add_argument("--targets", nargs="+", choices=names, metavar="NAME")
-    parser.add_argument(
-        "--no-compile",
-        dest="compile",
-        action="store_false",
-        help="leave out what compiles; a saved run has it",
-    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    results = []
-    for target in TARGETS:
-        if args.losses and target.loss not in args.losses:
-            continue
-        if args.targets and target.name not in args.targets:
-            continue
-        rows = measure(target, args)
-        size = " × ".join(map(str, rows[0]["shape"]))
-        print(f"{target.name}: {target.loss}, {size}")
-        for row in rows:
-            show(row)
-        verdicts = judge(target, rows)
-        for verdict in verdicts:
-            value = "–" if verdict.measured is None else f"{verdict.measured:.3g}"
-            print(f"  {'met   ' if verdict.met else 'MISSED'} ", end="")
-            print(f"{verdict.criterion} {value}, target {verdict.target:g}, ", end="")
-            print(f"against {verdict.against}", flush=True)
-        results.append(
-            {
-                **asdict(target),
-                "rows": rows,
-                "verdicts": [asdict(verdict) for verdict in verdicts],
-            }
-        )
+    results: list[dict[str, Any]] = []
+    partial = bool(args.losses or args.targets or not args.compile)
+    try:
+        for target in TARGETS:
+            if args.losses and target.loss not in args.losses:
+                continue
+            if args.targets and target.name not in args.targets:
+                continue
+            results.append(run(target, args))
+    except KeyboardInterrupt:  # what there is is worth having, where it is told
+        partial = True
     verdicts = [verdict for result in results for verdict in result["verdicts"]]
     met = sum(verdict["met"] for verdict in verdicts)
     print(f"{met} of {len(verdicts)} met; median ± interquartile range of one call")
-    partial = bool(args.losses or args.targets or not args.compile)
     common.save("targets", args, results, partial=partial)
 
 

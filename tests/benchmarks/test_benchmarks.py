@@ -247,3 +247,76 @@ def test_the_page_is_what_was_measured():
         assert f"results {run.digest}" in figure.read_text(encoding="utf-8")
         drawn.add(figure)
     assert set(plot.FIGURES.glob("*.svg")) == drawn
+
+
+# --------------------------------------------------------------------------------------
+# Devices
+# --------------------------------------------------------------------------------------
+
+
+def test_files_of_a_gpu_are_named_after_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X1 80GB (A)")
+    options = ["--device", "cuda", "--results", str(tmp_path)]
+    args = common.parser("").parse_args(options)
+    expected = tmp_path / "targets--nvidia-x1-80gb-a--cuda.json"
+    assert common.published("targets", args) == expected
+    args = common.parser("").parse_args([*options, "--machine", "here"])
+    assert common.published("targets", args).name == "targets--here--cuda.json"
+
+
+def test_each_device_has_its_tables(tmp_path):
+    args = common.parser("").parse_args(["--quick", "--no-compile"])
+    rows = list(scaling.measure("coral", args))
+    about = common.metadata(args)
+    gpu = about | {"device": "Some GPU", "cuda": "13.0"}
+    for kind, metadata in (("cpu", about), ("cuda", gpu)):
+        run = json.dumps({"metadata": metadata, "results": rows})
+        (tmp_path / f"scaling--coral--here--{kind}.json").write_text(run)
+    text = page.generated(tmp_path)
+    first, second = text.split("## Against N and D: Some GPU\n")
+    assert f"## Against N and D: {about['device']}\n" in first
+    assert "Some GPU, " in second
+    assert "threads" not in second
+    assert ", CUDA 13.0," in second
+    assert "(_static/benchmarks/coral--here--cuda.svg)" in second
+    assert "not measured: compiles, which --quick leaves out" in second
+
+
+def test_what_is_interrupted_is_kept_where_it_is_told(tmp_path, monkeypatch, capsys):
+    def stop(target, args):
+        if target.loss == "info_nce_groups":
+            raise KeyboardInterrupt
+        return [
+            {
+                "shape": [1],
+                "contestant": "c",
+                "timing": None,
+                "extra_bytes": None,
+                "skipped": "why",
+            }
+        ]
+
+    monkeypatch.setattr(targets, "measure", stop)
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "published")
+    path = tmp_path / "some.json"
+    for more in ([], ["--json", str(path)]):
+        monkeypatch.setattr("sys.argv", ["targets", *more])
+        targets.main()
+    assert not (tmp_path / "published").exists()
+    names = [target["name"] for target in json.loads(path.read_text())["results"]]
+    assert names == [target.name for target in targets.TARGETS][: len(names)]
+    assert names[-1] == "dcca_4096"
+
+
+@pytest.mark.cuda
+def test_memory_and_errors_are_those_of_the_device():
+    (floor,) = contestants.contestants("info_nce", (contestants.FLOOR,))
+    (plain,) = contestants.contestants("info_nce", (contestants.PLAIN,))
+    seen = memory.measure(floor, (2048, 16), device="cuda")
+    matrix = 4 * 2048**2
+    assert seen.skipped == ""
+    assert matrix < seen.extra_bytes < 2 * matrix
+    too_large = memory.measure(plain, (2**20, 2), device="cuda")
+    assert too_large.skipped.startswith("out of memory: needs more than")
+    assert contestants.disagreement(plain, device="cuda") == ""
+    assert measure.gradient_error(plain, (64, 16), "cuda") < 1e-4
