@@ -32,69 +32,14 @@ from roadscene.data import DataError, Pair, find_pairs, read_pair
 from roadscene.download import HOW_TO_GET, download
 from roadscene.evaluate import query_maps
 from roadscene.figures import matches_figure, training_figure
-from roadscene.heads import ConvHead
-from roadscene.patches import Batch
+from roadscene.model import Features
 from roadscene.processes import Processes
+from roadscene.recipe import recipe
 from roadscene.report import compare, table, write_json
 from roadscene.settings import Settings, add_flags, settings_from
 from roadscene.splits import Split, split_by_scene
-from roadscene.swinfuse import SwinFuse
 from roadscene.synthetic import SYNTHETIC_SPLIT, synthetic_pair
 from roadscene.training import Training
-from torch import Tensor, nn
-
-import xmodal_losses as xl
-
-
-class Features(nn.Module):
-    """SwinFuse and a head: (projection, unit embedding) of every second pixel."""
-
-    stride = ConvHead.stride
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self.backbone = SwinFuse(blocks_run=settings.blocks_run, stage=settings.stage)
-        self.head = ConvHead(self.backbone.dim)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Describe images ``(B, 1, H, W)``."""
-        return self.head(self.backbone(image))
-
-
-class Recipe(nn.Module):
-    """The objective: its weighted terms, by name."""
-
-    def __init__(self, settings: Settings, gather: bool = False) -> None:
-        super().__init__()
-        self.settings = settings
-        self.contrast = xl.InfoNCELoss(
-            temperature=settings.temperature,
-            negatives=settings.negatives,
-            gather=gather,
-        )
-        distributions = {"mmd": xl.MMDLoss, "coral": xl.CORALLoss}
-        redundancies = {"barlow": xl.BarlowTwinsLoss, "vicreg": xl.VICRegLoss}
-        if settings.distribution != "none":
-            self.distribution = distributions[settings.distribution](gather=gather)
-        if settings.redundancy != "none":
-            self.redundancy = redundancies[settings.redundancy](gather=gather)
-
-    def forward(self, rgb: Tensor, ir: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Compare the projections ``(B, P, D)`` of points that show the same places."""
-        s, weight = self.settings, batch.weight
-        # InfoNCE compares directions: it brings the rows to unit length itself.
-        contrast = self.contrast(rgb, ir, exclude=batch.exclude, weight=weight)
-        terms = {"InfoNCE": contrast}
-        # The others take the projection as it is, over all images together. Of unit
-        # vectors, CORAL is at most 2/(4D²): no weight in use would make it matter.
-        rgb, ir, weight = rgb.flatten(0, 1), ir.flatten(0, 1), weight.flatten()
-        if s.distribution != "none":
-            value = self.distribution(rgb, ir, weight_a=weight, weight_b=weight)
-            terms[s.distribution] = s.distribution_weight * value
-        if s.redundancy != "none":
-            value = self.redundancy(rgb, ir, weight=weight)
-            terms[s.redundancy] = s.redundancy_weight * value
-        return terms
 
 
 class Source(NamedTuple):
@@ -195,6 +140,7 @@ def write_results(
         },
         "validation": progress["validation"],
         "terms": progress["terms"],
+        "gradient_shares": progress["gradient_shares"],
     }
     write_json(out / "metrics.json", metrics)
     return metrics
@@ -230,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     model = Features(s)
     if args.checkpoint:
         load_swinfuse(model.backbone, args.checkpoint)
-    recipe = Recipe(s, gather=processes.several)
-    training = Training(s, model, recipe, train, validation, device, processes)
+    objective = recipe(s, gather=processes.several)
+    training = Training(s, model, objective, train, validation, device, processes)
 
     # Before, training, after.
     if args.resume:

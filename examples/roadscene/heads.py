@@ -1,4 +1,4 @@
-"""The projection head: from SwinFuse's tokens to one embedding per 2×2 cell."""
+"""The projection head: from tokens to one embedding per cell."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,29 +20,32 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class ConvHead(nn.Module):
-    """Return ``(projection, embedding)`` maps of half the resolution.
+    """Return ``(projection, embedding)`` maps of a half or a quarter of the resolution.
 
     Tokens see at most their own 7×7 window when one block per stage is run; the
-    convolutions give a cell the 13×13 pixels around it. Cell ``(i, j)`` sits on pixel
-    ``(2i, 2j)``. Batch normalisation is what lets it learn from random weights, and
-    keeps the dimensions of the projection at unit variance.
+    convolutions give a cell the 13×13 pixels around it, 17×17 at a quarter. Cell
+    ``(i, j)`` sits on pixel ``(stride·i, stride·j)``. Batch normalisation is what lets
+    it learn from random weights, and keeps the dimensions of the projection at unit
+    variance.
 
     Args:
         dim: Width of the tokens.
         out_dim: Width of the embedding.
+        stride: Pixels per cell, 2 or 4.
 
     Shape:
         - Input: ``(B, dim, H, W)``.
-        - Outputs: ``(B, out_dim, ⌈H/2⌉, ⌈W/2⌉)``: the projection, which the moment
-          losses take, and the same normalised to unit length, for the contrast.
+        - Outputs: ``(B, out_dim, ⌈H/stride⌉, ⌈W/stride⌉)``: the projection, which the
+          moment losses take, and the same normalised to unit length.
     """
 
-    stride = 2
-
-    def __init__(self, dim: int = 96, out_dim: int = 128) -> None:
+    def __init__(self, dim: int = 96, out_dim: int = 128, stride: int = 2) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            conv(dim, 64), conv(64, 96, stride=2), conv(96, 96), conv(96, 128)
+            conv(dim, 64),
+            conv(64, 96, stride=2),
+            conv(96, 96, stride=stride // 2),
+            conv(96, 128),
         )
         self.project = nn.Sequential(
             nn.Conv2d(128, out_dim, 1, bias=False),

@@ -10,7 +10,7 @@ only.
 Coordinates are (x, y), in pixels, pixel centres on whole numbers.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,14 @@ from torch import Tensor
 
 from .data import Pair
 
-__all__ = ["Augmentation", "Batch", "local_contrast", "sample_at", "sample_batch"]
+__all__ = [
+    "Augmentation",
+    "Bank",
+    "Batch",
+    "local_contrast",
+    "sample_at",
+    "sample_batch",
+]
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -46,10 +53,6 @@ class Batch(NamedTuple):
     points_ir: Tensor  # (B, P, 2), pixels of the infrared crop
     weight: Tensor  # (B, P), 0 where the point falls outside the image
     exclude: Tensor  # (B, P, P), True = too near to count as a negative
-
-    def to(self, device: torch.device) -> "Batch":
-        """Move every field."""
-        return Batch(*(field.to(device) for field in self))
 
 
 def local_contrast(image: Tensor, size: int = 13, floor: float = 0.02) -> Tensor:
@@ -80,51 +83,80 @@ def sample_at(maps: Tensor, points: Tensor, stride: int = 1) -> Tensor:
     return read[:, :, 0].transpose(1, 2)
 
 
-def uniform(low: float, high: float, rng: torch.Generator) -> float:
-    """Draw one number."""
-    return low + (high - low) * torch.rand((), generator=rng).item()
+class Bank(NamedTuple):
+    """Pairs of several sizes as two tensors; their edges are repeated to fill up."""
+
+    rgb: Tensor  # (N, 3, H, W)
+    ir: Tensor  # (N, 1, H, W)
+    size: Tensor  # (N, 2), width and height of each, on the CPU
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair], device: torch.device | str = "cpu") -> "Bank":
+        """Stack pairs on a device."""
+        size = torch.tensor([tuple(pair.ir.shape[:0:-1]) for pair in pairs])
+        width, height = size.amax(0).tolist()
+
+        def filled(image: Tensor) -> Tensor:
+            *_, h, w = image.shape
+            return F.pad(image[None], (0, width - w, 0, height - h), mode="replicate")
+
+        rgb, ir = (
+            torch.cat([filled(getattr(pair, name)) for pair in pairs]).to(device)
+            for name in ("rgb", "ir")
+        )
+        return cls(rgb, ir, size.float())
 
 
-def random_map(
-    width: int, height: int, aug: Augmentation, size: int, rng: torch.Generator
+def uniform(low: float, high: float, n: int, rng: torch.Generator) -> Tensor:
+    """Draw n numbers."""
+    return low + (high - low) * torch.rand(n, generator=rng)
+
+
+def random_maps(
+    size: Tensor, aug: Augmentation, crop: int, rng: torch.Generator
 ) -> Tensor:
-    """Draw the affine map (2, 3) from crop pixels, about its centre, to the image."""
-    angle = math.radians(uniform(-aug.rotation, aug.rotation, rng))
-    zoom = aug.scale ** uniform(-1, 1, rng)
-    flip = -1.0 if uniform(0, 1, rng) < aug.flip else 1.0
+    """Draw affine maps (B, 2, 3) from crop pixels, about their centre, to images."""
+    n = len(size)
+    angle = torch.deg2rad(uniform(-aug.rotation, aug.rotation, n, rng))
+    zoom = aug.scale ** uniform(-1, 1, n, rng)
+    flip = torch.where(uniform(0, 1, n, rng) < aug.flip, -1.0, 1.0)
     # Keep the crop inside where the image is large enough, else centre it.
-    half = zoom * size / 2
-    x, y = (
-        uniform(half, n - 1 - half, rng) if n - 1 > 2 * half else (n - 1) / 2
-        for n in (width, height)
-    )
-    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    return torch.tensor([[flip * cos, -sin, x], [flip * sin, cos, y]])
+    half = (zoom * crop / 2)[:, None]
+    inside = half + (size - 1 - 2 * half) * torch.rand(n, 2, generator=rng)
+    x, y = torch.where(size - 1 > 2 * half, inside, (size - 1) / 2).unbind(1)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    rows = torch.stack([flip * cos, -sin, x, flip * sin, cos, y], dim=1)
+    return rows.view(n, 2, 3)
 
 
-def apply_map(affine: Tensor, points: Tensor, size: int) -> Tensor:
-    """Map crop pixels ``(..., 2)`` into the image."""
-    return (points - (size - 1) / 2) @ affine[:, :2].T + affine[:, 2]
+def apply_maps(affine: Tensor, points: Tensor, crop: int) -> Tensor:
+    """Map crop pixels ``(B | 1, P, 2)`` into the images."""
+    centred = points - (crop - 1) / 2
+    return centred @ affine[:, :, :2].mT + affine[:, None, :, 2]
 
 
-def photometric(image: Tensor, aug: Augmentation, rng: torch.Generator) -> Tensor:
-    """Turn a visible crop (3, S, S) grey: plainly, or with its tones changed."""
-    if uniform(0, 1, rng) >= aug.photometric:
-        grey = torch.tensordot(torch.tensor(LUMA), image, 1)
-    else:
-        mix = torch.tensor(LUMA) + 0.3 * torch.rand(3, generator=rng)
-        grey = torch.tensordot(mix / mix.sum(), image, 1).clamp(1e-4, 1)
-        grey = grey ** math.exp(uniform(-0.5, 0.5, rng))
-        grey = uniform(0.7, 1.3, rng) * grey + uniform(-0.1, 0.1, rng)
-        noise = torch.randn(grey.shape, generator=rng)
-        grey = grey + uniform(0, 0.02, rng) * noise
-    if uniform(0, 1, rng) < aug.invert:
-        grey = 1 - grey
-    return grey
+def photometric(crops: Tensor, aug: Augmentation, rng: torch.Generator) -> Tensor:
+    """Turn visible crops (B, 3, S, S) grey, some of them with their tones changed."""
+    n = len(crops)
+
+    def each(low: float, high: float) -> Tensor:
+        return uniform(low, high, n, rng).to(crops)[:, None, None]
+
+    changed = each(0, 1) < aug.photometric
+    mix = torch.tensor(LUMA) + 0.3 * torch.rand(n, 3, generator=rng)
+    mix = (mix / mix.sum(1, keepdim=True)).to(crops)
+    tones = torch.einsum("bc,bchw->bhw", mix, crops).clamp(1e-4, 1)
+    tones = tones ** each(-0.5, 0.5).exp()
+    tones = each(0.7, 1.3) * tones + each(-0.1, 0.1)
+    noise = torch.randn(tones.shape, generator=rng).to(crops)
+    tones = tones + each(0, 0.02) * noise
+    plain = torch.einsum("c,bchw->bhw", torch.tensor(LUMA).to(crops), crops)
+    grey = torch.where(changed, tones, plain)
+    return torch.where(each(0, 1) < aug.invert, 1 - grey, grey)[:, None]
 
 
 def sample_batch(
-    pairs: list[Pair],
+    bank: Bank,
     *,
     batch_size: int,
     crop_size: int,
@@ -138,43 +170,39 @@ def sample_batch(
     The points are the same in all crops before the offsets, so that row p of one
     image and row p of another are "other image, same place". One point is drawn in
     each square of a grid that covers the crop. Points nearer to each other than
-    `exclude_radius` pixels are marked in `exclude`.
+    `exclude_radius` pixels are marked in `exclude`. All draws are made on the CPU:
+    a seed means the same crops on any device.
     """
-    rng, aug, size = generator, augmentation, crop_size
+    rng, aug, size, device = generator, augmentation, crop_size, bank.rgb.device
     border = aug.max_offset + 4  # cells nearer to the edge see mostly padding
     pitch = (size - 1 - border - 4) / grid
     corners = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).float()
     points = border + pitch * (corners + torch.rand(grid * grid, 2, generator=rng))
-    axis = torch.arange(size, dtype=torch.float32)
-    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
 
-    chosen = torch.randperm(len(pairs), generator=rng)[:batch_size].tolist()
-    rows: list[tuple[Tensor, ...]] = []
-    for pair in (pairs[i] for i in chosen):
-        height, width = pair.rgb.shape[-2:]
-        affine = random_map(width, height, aug, size, rng)
-        limit = torch.tensor([width - 1.0, height - 1.0])
+    chosen = torch.randperm(len(bank.size), generator=rng)[:batch_size]
+    affine = random_maps(bank.size[chosen], aug, size, rng)
+    mapped = apply_maps(affine, points, size)
+    limit = bank.size[chosen, None] - 1
+    weight = ((mapped >= 0) & (mapped <= limit)).all(-1).float()
 
-        crops, positions = [], []
-        for image in (pair.rgb, pair.ir):
-            offset = torch.randint(0, aug.max_offset + 1, (2,), generator=rng)
-            where = apply_map(affine, pixels + offset, size)
-            crop = sample_at(image[None], where.view(1, -1, 2))
-            crops.append(crop[0].T.view(-1, size, size))
-            positions.append(points - offset)
+    axis = torch.arange(size, dtype=torch.float32, device=device)
+    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2)
+    crops, positions = [], []
+    for images in (bank.rgb, bank.ir):
+        offset = torch.randint(
+            0, aug.max_offset + 1, (len(chosen), 1, 2), generator=rng
+        )
+        where = apply_maps(affine.to(device), pixels + offset.to(device), size)
+        crop = sample_at(images[chosen.to(device)], where)
+        crops.append(crop.mT.reshape(len(chosen), -1, size, size))
+        positions.append((points - offset).to(device))
 
-        mapped = apply_map(affine, points, size)
-        inside = ((mapped >= 0) & (mapped <= limit)).all(-1).float()
-        grey = photometric(crops[0], aug, rng)[None]
-        rows.append((grey, crops[1], *positions, inside))
-
-    rgb, ir, points_rgb, points_ir, weight = map(torch.stack, zip(*rows, strict=True))
     near = torch.cdist(points, points) < exclude_radius
     return Batch(
-        rgb=local_contrast(rgb),
-        ir=local_contrast(ir),
-        points_rgb=points_rgb,
-        points_ir=points_ir,
-        weight=weight,
-        exclude=near.expand(len(rows), -1, -1),
+        rgb=local_contrast(photometric(crops[0], aug, rng)),
+        ir=local_contrast(crops[1]),
+        points_rgb=positions[0],
+        points_ir=positions[1],
+        weight=weight.to(device),
+        exclude=near.to(device).expand(len(chosen), -1, -1),
     )

@@ -18,9 +18,14 @@ class Settings:
     batch_size: int = 4
     crop_size: int = 56
     grid: int = 18
-    # SwinFuse: blocks run per stage, and the stage whose tokens are used.
+    # What is trained: SwinFuse, its blocks run per stage, the stage whose tokens are
+    # used and its stochastic depth; or the convolutional control. The head makes cells
+    # of `stride` pixels.
+    backbone: str = "swinfuse"
     blocks_run: int = 1
     stage: str = "last"
+    drop_path: float = 0.0
+    stride: int = 2
     # The objective; λ_DA is `distribution_weight`, λ_RR `redundancy_weight`.
     temperature: float = 0.07
     negatives: str = "cross"
@@ -29,9 +34,11 @@ class Settings:
     distribution_weight: float = 0.05
     redundancy: str = "barlow"
     redundancy_weight: float = 0.01
-    # AdamW, one cycle up to `lr` and down.
+    # AdamW, one cycle up to `lr` and down. What is validated and kept is a running
+    # mean of the weights, over that part of all steps.
     lr: float = 3e-3
     weight_decay: float = 0.01
+    ema: float = 0.02
     # Validate, and save, every so many steps. 0 pairs = all.
     validate_every: int = 100
     validation_pairs: int = 0
@@ -56,6 +63,8 @@ PRESETS = {
 }
 
 CHOICES = {
+    "backbone": ("swinfuse", "cnn"),
+    "stride": (2, 4),
     "blocks_run": (1, 2, 3, 4, 5, 6),
     "stage": ("last", "penultimate"),
     "negatives": ("cross", "group", "all"),

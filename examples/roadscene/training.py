@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from tqdm import trange
+
+import xmodal_losses as xl
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .data import Pair
 from .evaluate import Protocol, evaluate
-from .patches import Augmentation, Batch, sample_at, sample_batch
+from .patches import Augmentation, Bank, Batch, sample_at, sample_batch
 from .processes import Processes, share_batch_norm
 from .settings import Settings
 
@@ -29,8 +31,7 @@ class Training:
     Args:
         settings: Steps, batches, optimiser.
         model: Returns (projection, unit embedding) maps; `stride` is its cell size.
-        recipe: Returns the weighted terms of the loss, by name, from projections
-            ``(B, P, D)`` of both modalities and their batch.
+        objective: The loss of projections ``(B, P, D)`` of both modalities.
         train: Pairs to learn from.
         validation: Pairs that decide which weights are kept.
         device: Where to compute.
@@ -41,16 +42,19 @@ class Training:
         self,
         settings: Settings,
         model: nn.Module,
-        recipe: nn.Module,
+        objective: xl.CrossModalObjective,
         train: Sequence[Pair],
         validation: Sequence[Pair],
         device: torch.device,
         processes: Processes = Processes(),  # noqa: B008  (immutable)
     ) -> None:
-        self.settings, self.train, self.validation = settings, train, validation
+        self.settings, self.validation = settings, validation
+        self.train = Bank.of(train, device)
         self.device, self.processes = device, processes
+        # Half precision where the device is fast at it.
+        self.half = device.type == "cuda"
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.model, self.recipe = model.to(device), recipe.to(device)
+        self.model, self.objective = model.to(device), objective.to(device)
         self.trained: nn.Module = self.model
         if processes.several:
             if settings.batch_size < processes.size:
@@ -64,19 +68,28 @@ class Training:
                 self.model, find_unused_parameters=True
             )
         self.optimizer = torch.optim.AdamW(
-            [*model.parameters(), *recipe.parameters()],
+            [*model.parameters(), *objective.parameters()],
             lr=settings.lr,
             weight_decay=settings.weight_decay,
         )
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, settings.lr, total_steps=settings.steps
         )
+        # What is validated and kept: the mean of the weights over the last steps.
+        steps = max(settings.ema * settings.steps, 1.0)
+        self.averaged = AveragedModel(
+            self.model,
+            multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps),
+            use_buffers=True,
+        )
+        self.values: list[Tensor] = []  # of the steps since the last `record`
         self.protocol = Protocol(downscale=settings.downscale, stride=model.stride)
         self.progress: dict[str, Any] = {
             "settings": self._identity,
             "step": 0,
             "seconds": 0.0,
             "terms": {},
+            "gradient_shares": {},
             "validation": {"step": [], "top1": [], "top5": []},
         }
 
@@ -92,32 +105,57 @@ class Training:
             augmentation=Augmentation(),
             generator=self.generator,
         )
-        return self.processes.share(batch).to(self.device)
+        return self.processes.share(batch)
 
-    def step(self) -> float:
-        """Do one step and return the loss."""
-        batch = self.draw()
+    def loss(self, batch: Batch, **options: bool) -> xl.ObjectiveValue:
+        """Describe a batch and compare; see the objective for its options."""
         # One pass over both modalities: the head's batch statistics are shared, so a
         # difference between the modalities stays visible to the losses.
-        projection, _ = self.trained.train()(torch.cat([batch.rgb, batch.ir]))
-        rgb, ir = projection.chunk(2)
-        rgb = sample_at(rgb, batch.points_rgb, self.model.stride)
-        ir = sample_at(ir, batch.points_ir, self.model.stride)
+        images = torch.cat([batch.rgb, batch.ir])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            projection, _ = self.trained.train()(images)
+        rgb, ir = projection.float().chunk(2)
+        return self.objective(
+            sample_at(rgb, batch.points_rgb, self.model.stride),
+            sample_at(ir, batch.points_ir, self.model.stride),
+            exclude=batch.exclude,
+            weight=batch.weight,
+            **options,
+        )
 
-        terms = self.recipe(rgb, ir, batch)
-        loss = torch.stack(list(terms.values())).sum()
+    def step(self) -> None:
+        """Do one step."""
+        step = self.progress["step"]
+        # Shares are looked at now and then: they hold the graph of every term.
+        asked = step % self.settings.validate_every == 0
+        value = self.loss(self.draw(), gradient_norms=asked)
         self.optimizer.zero_grad()
-        loss.backward()
+        value.total.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.scheduler.step()
+        self.averaged.update_parameters(self.model)
 
         self.progress["step"] += 1
+        terms = {name: value.weights[name] * x for name, x in value.terms.items()}
+        self.names = ("total", *terms)
+        self.values.append(torch.stack([value.total.detach(), *terms.values()]))
+        if asked:
+            for name, share in value.gradient_shares.items():
+                record = self.progress["gradient_shares"].setdefault(name, [])
+                record.append(share.item())
+
+    def record(self) -> float:
+        """Note the terms of the last steps, all at once, and return the last loss.
+
+        Reading a number waits for the device; done in every step, it would idle.
+        """
         # What a process returns of a loss is its part; the mean is the loss.
-        values = self.processes.mean(torch.stack([loss, *terms.values()])).tolist()
-        for name, value in zip(("total", *terms), values, strict=True):
-            self.progress["terms"].setdefault(name, []).append(value)
-        return values[0]
+        values = self.processes.mean(torch.stack(self.values)).T.tolist()
+        self.values.clear()
+        for name, some in zip(self.names, values, strict=True):
+            self.progress["terms"].setdefault(name, []).extend(some)
+        return values[0][-1]
 
     def calibrate(self, batches: int = 8) -> None:
         """Give the untrained model the batch statistics of training crops.
@@ -126,10 +164,11 @@ class Training:
         """
         drawn = (self.draw() for _ in range(batches))
         update_bn((torch.cat([batch.rgb, batch.ir]) for batch in drawn), self.model)
+        self.averaged.update_parameters(self.model)
 
     def embed(self, image: Tensor) -> Tensor:
-        """Return unit features, with the model in evaluation mode."""
-        return self.model.eval()(image.to(self.device))[1]
+        """Return unit features, with the averaged model in evaluation mode."""
+        return self.averaged.module.eval()(image.to(self.device))[1]
 
     def measure(self, pairs: Sequence[Pair]) -> dict[str, list[float]]:
         """Evaluate on held-out pairs."""
@@ -145,7 +184,7 @@ class Training:
         for name in ("top1", "top5"):
             record[name].append(float(np.mean(result[name])))
         if record["top1"][-1] >= max(record["top1"]):
-            state = self.model.state_dict()
+            state = self.averaged.module.state_dict()
             best = {name: value.cpu().clone() for name, value in state.items()}
             self.progress |= {"best": best, "best_step": self.progress["step"]}
 
@@ -161,8 +200,10 @@ class Training:
             first, last, initial=first, total=last, desc="train", disable=quiet
         ) as bar:
             for _ in bar:
-                bar.set_postfix(loss=f"{self.step():.2f}")
+                self.step()
                 step = self.progress["step"]
+                if step % 10 == 0 or step == last or step % s.validate_every == 0:
+                    bar.set_postfix(loss=f"{self.record():.2f}")
                 if step % s.validate_every == 0 or step == s.steps:
                     self.validate()
                 if step % s.validate_every == 0 or step == last:
@@ -171,18 +212,19 @@ class Training:
 
     def keep_best(self) -> None:
         """Go back to the weights that did best on the validation pairs."""
-        self.model.load_state_dict(self.progress["best"])
+        self.averaged.module.load_state_dict(self.progress["best"])
 
     @property
     def _identity(self) -> dict[str, Any]:
-        pairs = [len(self.train), len(self.validation)]
+        pairs = [len(self.train.size), len(self.validation)]
         return asdict(self.settings) | {"pairs": pairs}
 
     @property
     def _parts(self) -> dict[str, Any]:
         return {
             "model": self.model,
-            "recipe": self.recipe,
+            "averaged": self.averaged,
+            "objective": self.objective,
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
         }

@@ -4,7 +4,13 @@ import pytest
 import torch
 from roadscene import patches
 from roadscene.data import Pair
-from roadscene.patches import Augmentation, local_contrast, sample_at, sample_batch
+from roadscene.patches import (
+    Augmentation,
+    Bank,
+    local_contrast,
+    sample_at,
+    sample_batch,
+)
 
 PLAIN = Augmentation(photometric=0.0, invert=0.0)
 
@@ -25,7 +31,7 @@ def draw(pairs, seed=0, **changes):
         "augmentation": PLAIN,
         "generator": torch.Generator().manual_seed(seed),
     }
-    return sample_batch(pairs, **(options | changes))
+    return sample_batch(Bank.of(pairs), **(options | changes))
 
 
 @pytest.fixture
