@@ -49,10 +49,10 @@ class Source(NamedTuple):
     split: Split
     read: Callable[[str], Pair]  # by name, in full resolution
 
-    def pairs(self, names: Sequence[str], downscale: int, limit: int = 0) -> list[Pair]:
+    def pairs(self, names: Sequence[str], limit: int = 0) -> list[Pair]:
         """Read the named pairs, at most `limit` of them spread evenly (0 = all)."""
         spread = names[:: max(len(names) // limit, 1)][:limit] if limit else names
-        return [self.read(name).downscaled(downscale) for name in spread]
+        return [self.read(name) for name in spread]
 
 
 def open_source(args: argparse.Namespace, processes: Processes) -> Source:
@@ -113,10 +113,9 @@ def write_results(
     result = compare(progress["before"], training.measure(test))
     maps = {
         "before": progress["maps"],
-        "after": query_maps(training.embed, shown, protocol),
+        "after": query_maps(training.describe, shown, protocol),
     }
-    full = [source.read(pair.name) for pair in shown]
-    matches_figure(out / "matches.png", shown, full, maps, protocol)
+    matches_figure(out / "matches.png", shown, maps, protocol)
     training_figure(
         out / "training.png",
         progress["terms"],
@@ -160,9 +159,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     # Data, divided by scene.
     source = open_source(args, processes)
     s, split = settings, source.split
-    train = source.pairs(split.train, s.downscale)
-    validation = source.pairs(split.validation, s.downscale, s.validation_pairs)
-    test = source.pairs(split.test, s.downscale, s.test_pairs)
+    train = source.pairs(split.train)
+    validation = source.pairs(split.validation, s.validation_pairs)
+    test = source.pairs(split.test, s.test_pairs)
     shown = test[:: -(-len(test) // 4)]  # four of them, or fewer, for the figure
     if processes.first:
         print(
@@ -185,8 +184,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     else:
         training.calibrate()
         if processes.first:
-            maps = query_maps(training.embed, shown, training.protocol)
-            training.progress |= {"before": training.measure(test), "maps": maps}
+            maps = query_maps(training.describe, shown, training.protocol)
+            before = training.measure(test)
+            training.progress |= {"before": before, "maps": list(map(tuple, maps))}
     training.run(checkpoint, args.stop_at)
     processes.end()
     if not processes.first:

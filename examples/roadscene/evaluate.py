@@ -1,7 +1,7 @@
 """How well features find a visible place in the infrared image.
 
-Query points are cells of the visible image with texture in both modalities. The
-infrared image is cropped by a random offset of 0 to 6 pixels per axis first, so that
+Query points are places of the visible image with texture in both modalities. The
+infrared image is cropped by a random offset of 0 to 27 pixels per axis first, so that
 the answer is neither "the same place" nor "the same phase of the windows".
 
 - Retrieval: all cells of the infrared image are candidates. Top-k is the share of
@@ -9,9 +9,13 @@ the answer is neither "the same place" nor "the same phase of the windows".
 - Localisation: the peak of the similarity map, refined between cells by a parabola,
   in a search window that holds the truth at a random place. The error is its distance
   to the truth.
+- The peak itself, in the same window: its height; the peak-to-sidelobe ratio, how many
+  standard deviations it stands above the rest of the window; its width at half of its
+  height above the median.
 
-Distances are in pixels of the full-resolution image. Every draw comes from the seed
-and the pair's place in the list: two calls return the same numbers.
+Everything is in pixels of the full-resolution images, whatever the resolution of the
+features. Every draw comes from the seed and the pair's place in the list: two calls
+return the same numbers, and all methods are asked the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +31,8 @@ from .data import Pair
 from .patches import LUMA, local_contrast, sample_at
 
 __all__ = [
+    "Describe",
+    "Described",
     "Protocol",
     "Queries",
     "evaluate",
@@ -37,59 +43,74 @@ __all__ = [
     "summarise",
 ]
 
-# From images (1, 1, H, W) to unit features (1, D, h, w).
-Embed = Callable[[Tensor], Tensor]
+
+class Described(NamedTuple):
+    """A map of features; cell (i, j) lies on pixel first + pitch·(i, j)."""
+
+    maps: Tensor  # (1, D, h, w), of unit length along D
+    pitch: float
+    first: float
+
+    def at(self, points: Tensor) -> Tensor:
+        """Read unit features at points (P, 2) in pixels → (P, D)."""
+        cells = (points.to(self.maps) - self.first) / self.pitch
+        return F.normalize(sample_at(self.maps, cells[None])[0], dim=1)
+
+
+# From an image (1, 3 | 1, H, W) in [0, 1], and whether it is the visible one.
+Describe = Callable[[Tensor, bool], Described]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is measured."""
+    """What is measured; lengths in pixels."""
 
     seed: int = 0
-    downscale: int = 4  # full-resolution pixels per pixel of the pair
-    stride: int = 2  # pixels of the pair per cell
     queries: int = 128  # per pair
-    tolerance: float = 8.0  # full-resolution pixels
-    window: int = 14  # cells along the side of the search window
-    max_offset: int = 6  # pixels of the pair
+    spacing: int = 8  # of the grid of places that are asked for
+    tolerance: float = 8.0
+    window: int = 112  # side of the search window
+    max_offset: int = 27
+    lobe: float = 12.0  # what is nearer to the peak than this belongs to it
 
 
 class Queries(NamedTuple):
-    """What one pair asks: network inputs and where the answers lie."""
+    """What one pair asks: both images and where the answers lie."""
 
-    rgb: Tensor  # (1, 1, H, W)
+    rgb: Tensor  # (1, 3, H, W)
     ir: Tensor  # (1, 1, H', W'), cropped by the offset
     points_rgb: Tensor  # (Q, 2), pixels, (x, y)
     points_ir: Tensor  # (Q, 2), the same places in `ir`
 
 
-def texture(image: Tensor, size: int) -> Tensor:
-    """Mean gradient energy in size × size pixels around each pixel."""
-    dy = F.pad(image.diff(dim=-2), (0, 0, 0, 1))
-    dx = F.pad(image.diff(dim=-1), (0, 1))
-    return F.avg_pool2d(dx**2 + dy**2, size, 1, size // 2, count_include_pad=False)
+def texture(image: Tensor, protocol: Protocol) -> Tensor:
+    """Mean gradient energy about the places of the grid, (h, w)."""
+    small = local_contrast(F.avg_pool2d(image, protocol.spacing // 2))
+    dy = F.pad(small.diff(dim=-2), (0, 0, 0, 1))
+    dx = F.pad(small.diff(dim=-1), (0, 1))
+    energy = F.avg_pool2d(dx**2 + dy**2, 5, 1, 2, count_include_pad=False)
+    return F.avg_pool2d(energy, 2)[0, 0]
 
 
 def prepare_pair(pair: Pair, protocol: Protocol, index: int) -> Queries:
     """Choose offset and query points of the `index`-th pair, most textured first."""
     rng = torch.Generator().manual_seed(1_000_003 * protocol.seed + index)
     dx, dy = torch.randint(0, protocol.max_offset + 1, (2,), generator=rng).tolist()
-    rgb = local_contrast(torch.tensordot(torch.tensor(LUMA), pair.rgb, 1)[None, None])
-    ir = local_contrast(pair.ir[None, :, dy:, dx:])
+    grey = torch.tensordot(torch.tensor(LUMA), pair.rgb, 1)[None, None]
 
-    # Cells whose texture is above the image's median in both modalities.
-    step, shown = protocol.stride, local_contrast(pair.ir[None])
-    energy = [texture(x, 5)[0, 0, ::step, ::step] for x in (rgb, shown)]
+    # Places whose texture is above the image's median in both modalities.
+    energy = [texture(image, protocol) for image in (grey, pair.ir[None])]
     good = (energy[0] > energy[0].median()) & (energy[1] > energy[1].median())
-    margin = protocol.max_offset // step + 2
+    margin = -(-protocol.max_offset // protocol.spacing) + 1
     keep = torch.zeros_like(good)
     keep[margin:-margin, margin:-margin] = True
     cells = (good & keep).nonzero()
     cells = cells[torch.randperm(len(cells), generator=rng)[: protocol.queries]]
     strength = (energy[0] * energy[1])[cells[:, 0], cells[:, 1]]
     cells = cells[strength.argsort(descending=True, stable=True)]
-    points = step * cells.flip(1).float()
-    return Queries(rgb, ir, points, points - torch.tensor([dx, dy]))
+    points = protocol.spacing * (cells.flip(1) + 0.5) - 0.5
+    ir = pair.ir[None, :, dy:, dx:]
+    return Queries(pair.rgb[None], ir, points, points - torch.tensor([dx, dy]))
 
 
 def peak(scores: Tensor) -> Tensor:
@@ -133,80 +154,135 @@ def search_windows(
     return masks[1][:, :, None] & masks[0][:, None, :]
 
 
+def half_widths(profiles: Tensor, start: Tensor, level: Tensor) -> Tensor:
+    """How far from `start` each profile ``(Q, n)`` first falls to its `level`.
+
+    In cells, along growing index, linear between two; NaN where it never does.
+    """
+    index = torch.arange(profiles.shape[1], device=profiles.device)
+    beyond = index > start[:, None]
+    below = beyond & (profiles < level[:, None])
+    last = below.int().argmax(1)  # the first below; 0 where there is none
+    value = profiles.gather(1, last[:, None])[:, 0]
+    before = profiles.gather(1, (last - 1).clamp(min=0)[:, None])[:, 0]
+    crossing = last - 1 + (before - level) / (before - value)
+    usable = below.any(1) & value.isfinite()
+    return torch.where(usable, crossing - start, torch.nan)
+
+
+def peak_shape(scores: Tensor, protocol: Protocol, pitch: float) -> dict[str, Tensor]:
+    """Height, sidelobe ratio and width (pixels) of the peaks of maps ``(Q, h, w)``.
+
+    Cells outside the search windows are −∞.
+    """
+    q, h, w = scores.shape
+    flat = scores.flatten(1)
+    height, best = flat.max(1)
+    x, y = best % w, best // w
+    across = torch.arange(w, device=scores.device) - x[:, None]
+    down = torch.arange(h, device=scores.device) - y[:, None]
+    far = (across[:, None, :] ** 2 + down[:, :, None] ** 2) * pitch**2 > (
+        protocol.lobe**2
+    )
+    rest = torch.where(far.flatten(1) & flat.isfinite(), flat, torch.nan)
+    mean = rest.nanmean(1)
+    deviation = (rest - mean[:, None]).square().nanmean(1).sqrt()
+    middle = rest.nanmedian(1).values
+    level = (height + middle) / 2
+    rows = torch.arange(q, device=scores.device)
+    row, column = scores[rows, y], scores[rows, :, x]
+    widths = [
+        half_widths(profile, place, level)
+        + half_widths(profile.flip(1), profile.shape[1] - 1 - place, level)
+        for profile, place in ((row, x), (column, y))
+    ]
+    return {
+        "height": height,
+        "sidelobe_ratio": (height - mean) / deviation,
+        "width": pitch * (widths[0] * widths[1]).sqrt(),
+    }
+
+
 def measure_pair(
-    features_rgb: Tensor,
-    features_ir: Tensor,
-    queries: Queries,
-    protocol: Protocol,
-    index: int,
+    rgb: Described, ir: Described, queries: Queries, protocol: Protocol, index: int
 ) -> dict[str, np.ndarray]:
-    """Measure one pair's features ``(1, D, h, w)``; one value per query."""
-    unit = protocol.downscale * protocol.stride  # full-resolution pixels per cell
-    _, _, h, w = features_ir.shape
-    device = features_ir.device
-    truth = queries.points_ir.to(device) / protocol.stride
-    points = queries.points_rgb[None].to(device)
-    anchors = sample_at(features_rgb, points, protocol.stride)
-    scores = F.normalize(anchors[0], dim=1) @ features_ir[0].flatten(1)
+    """Measure one pair's features; one value per query."""
+    _, _, h, w = ir.maps.shape
+    device = ir.maps.device
+    truth = (queries.points_ir.to(device) - ir.first) / ir.pitch
+    scores = rgb.at(queries.points_rgb) @ ir.maps[0].flatten(1)
 
     axes = torch.arange(w, device=device), torch.arange(h, device=device)
     cells = torch.stack(torch.meshgrid(*axes, indexing="xy"), dim=-1).view(1, -1, 2)
-    distance = unit * (cells - truth[:, None]).norm(dim=-1)
+    distance = ir.pitch * (cells - truth[:, None]).norm(dim=-1)
     hit = distance <= protocol.tolerance
-    ranked = hit.gather(1, scores.topk(min(5, h * w), dim=1).indices)
+    ranked = scores.topk(min(5, h * w), dim=1).indices
+    hits = hit.gather(1, ranked)
+    anywhere = distance.gather(1, ranked[:, :1])[:, 0]
 
     rng = torch.Generator().manual_seed(1_000_003 * protocol.seed + index + 500_009)
-    window = search_windows(truth, h, w, protocol.window, rng).to(device)
-    found = peak(scores.view(-1, h, w).masked_fill(~window, -torch.inf))
-    error = unit * (found - truth).norm(dim=-1)
+    size = round(protocol.window / ir.pitch)
+    window = search_windows(truth, h, w, size, rng).to(device)
+    scores = scores.view(-1, h, w).masked_fill(~window, -torch.inf)
+    error = ir.pitch * (peak(scores) - truth).norm(dim=-1)
     measured = {
-        "top1": ranked[:, 0],
-        "top5": ranked.any(1),
+        "top1": hits[:, 0],
+        "top5": hits.any(1),
+        "anywhere": anywhere,
         "error": error,
         "within": error <= protocol.tolerance,
         "chance_top1": hit.float().mean(1),
         "chance_within": (hit & window.flatten(1)).sum(1) / window.sum((1, 2)),
+        **peak_shape(scores, protocol, ir.pitch),
     }
     return {name: value.double().cpu().numpy() for name, value in measured.items()}
 
 
+MEDIANS = ("anywhere", "error", "width")  # a few are far off, or not defined
+
+
 def summarise(per_pair: Sequence[dict[str, np.ndarray]]) -> dict[str, list[float]]:
-    """Reduce each pair to one number per metric: means, and the median error."""
-    reduce = dict.fromkeys(per_pair[0], np.mean) | {"error": np.median}
-    return {
-        name: [float(how(measured[name])) for measured in per_pair]
-        for name, how in reduce.items()
-    }
+    """Reduce each pair to one number per metric: means, and medians of lengths.
+
+    NaN where a pair has none.
+    """
+    out: dict[str, list[float]] = {}
+    for measured in per_pair:
+        for name, values in measured.items():
+            values = values[np.isfinite(values)]
+            reduce = np.median if name in MEDIANS else np.mean
+            value = float(reduce(values)) if len(values) else np.nan
+            out.setdefault(name, []).append(value)
+    return out
 
 
 @torch.no_grad()
 def evaluate(
-    embed: Embed, pairs: Sequence[Pair], protocol: Protocol
+    describe: Describe, pairs: Sequence[Pair], protocol: Protocol
 ) -> dict[str, list[float]]:
-    """Measure every pair; lists with one entry per pair, in the pairs' order.
-
-    ``top1``, ``top5``, ``within`` (localised within the tolerance) and their
-    ``chance_`` values are shares of the queries, ``error`` the median localisation
-    error in full-resolution pixels. A pair without any textured cell is left out.
-    """
+    """Return one number per metric and pair; pairs without queries are left out."""
     measured = []
     for index, pair in enumerate(pairs):
         queries = prepare_pair(pair, protocol, index)
         if len(queries.points_rgb):
-            features = embed(queries.rgb), embed(queries.ir)
+            features = describe(queries.rgb, True), describe(queries.ir, False)
             measured.append(measure_pair(*features, queries, protocol, index))
     return summarise(measured)
 
 
 @torch.no_grad()
-def query_maps(embed: Embed, pairs: Sequence[Pair], protocol: Protocol) -> list[Tensor]:
-    """Return, per pair, the similarity of its first query with all infrared cells."""
+def query_maps(
+    describe: Describe, pairs: Sequence[Pair], protocol: Protocol
+) -> list[Described]:
+    """Return, per pair, the similarity of its first query with all infrared cells.
+
+    The similarities stand where features do, (1, 1, h, w).
+    """
     maps = []
     for index, pair in enumerate(pairs):
         queries = prepare_pair(pair, protocol, index)
-        features_rgb, features_ir = embed(queries.rgb), embed(queries.ir)
-        point = queries.points_rgb[None, :1].to(features_rgb.device)
-        anchor = sample_at(features_rgb, point, protocol.stride)[0, 0]
-        anchor = F.normalize(anchor, dim=0)
-        maps.append(torch.tensordot(anchor, features_ir[0], 1).cpu())
+        anchor = describe(queries.rgb, True).at(queries.points_rgb[:1])
+        ir = describe(queries.ir, False)
+        scores = torch.einsum("qd,bdhw->bqhw", anchor, ir.maps).cpu()
+        maps.append(Described(scores, ir.pitch, ir.first))
     return maps

@@ -7,10 +7,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from .data import Pair
-from .evaluate import Protocol, peak, prepare_pair
+from .evaluate import Described, Protocol, peak, prepare_pair
 
 __all__ = ["matches_figure", "training_figure"]
 
@@ -97,8 +96,7 @@ def training_figure(
 def matches_figure(
     path: Path,
     pairs: Sequence[Pair],
-    full: Sequence[Pair],
-    maps: dict[str, Sequence[Tensor]],
+    maps: dict[str, Sequence[Described]],
     protocol: Protocol,
 ) -> None:
     """Draw, per pair, a query, its true place, and similarity before and after.
@@ -106,41 +104,36 @@ def matches_figure(
     Args:
         path: File to write.
         pairs: The pairs as evaluated.
-        full: The same in full resolution.
-        maps: By title, the similarity map ``(h, w)`` of the first query of each pair.
+        maps: By title, the similarities of the first query of each pair.
         protocol: How queries are chosen.
     """
-    scale, ring = protocol.downscale, {"ms": 11, "mfc": "none", "mew": 1.6}
+    ring = {"ms": 11, "mfc": "none", "mew": 1.6}
     with mpl.rc_context(STYLE):
         figure = new_figure(10.0, 0.4 + 1.55 * len(pairs))
         grid = figure.subplots(len(pairs), 2 + len(maps), squeeze=False)
-        for row, (pair, image) in enumerate(zip(pairs, full, strict=True)):
+        for row, pair in enumerate(pairs):
             queries = prepare_pair(pair, protocol, row)
-            query, truth = (
-                (scale * points[0] + (scale - 1) / 2).numpy()
-                for points in (queries.points_rgb, queries.points_ir)
-            )
-            left, top = np.rint(query - truth).astype(int)
-            searched = image.ir[0, top:, left:].numpy()
+            query, truth = queries.points_rgb[0].numpy(), queries.points_ir[0].numpy()
+            searched = queries.ir[0, 0].numpy()
             height, width = searched.shape
 
             axes = grid[row]
-            axes[0].imshow(image.rgb.permute(1, 2, 0).numpy())
+            axes[0].imshow(pair.rgb.permute(1, 2, 0).numpy())
             axes[0].plot(*query, "o", mec="#ffd000", **ring)
             axes[0].set_ylabel(pair.name.removeprefix("FLIR_"), color="0.4")
             axes[1].imshow(searched, cmap="gray", vmin=0, vmax=1)
             axes[1].plot(*truth, "o", mec="#ffd000", **ring)
             for axis, (title, stack) in zip(axes[2:], maps.items(), strict=True):
-                scores = stack[row]
-                cell, (h, w) = scale * protocol.stride, scores.shape
-                start = (scale - 1) / 2 - cell / 2
+                scores, cell, first = stack[row]
+                *_, h, w = scores.shape
+                start = first - cell / 2
                 shown = axis.imshow(
-                    scores.numpy(),
+                    scores[0, 0].numpy(),
                     vmin=-0.2,
                     vmax=0.8,
                     extent=(start, start + cell * w, start + cell * h, start),
                 )
-                found = start + cell * (peak(scores[None])[0].numpy() + 0.5)
+                found = first + cell * peak(scores[0])[0].numpy()
                 axis.plot(*truth, "o", mec="white", **ring)
                 axis.plot(*found, "x", color="#ff3b30", ms=8, mew=2, clip_on=False)
                 axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -1,13 +1,17 @@
 """What is trained: a backbone, and the head that turns it into embeddings."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cnn import SmallCNN
+from .evaluate import Described
 from .heads import ConvHead
+from .patches import LUMA, local_contrast
 from .settings import Settings
 from .swinfuse import SwinFuse
 
-__all__ = ["Features"]
+__all__ = ["Describer", "Features"]
 
 
 class Features(nn.Module):
@@ -40,3 +44,30 @@ class Features(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images."""
         return self.head(self.backbone(image))
+
+
+class Describer:
+    """Turn whole images into unit features with a model, in evaluation mode.
+
+    Args:
+        model: As :class:`Features`.
+        downscale: Pixels of the image per pixel of what the model is given.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self, model: nn.Module, downscale: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.model, self.downscale, self.device = model, downscale, device
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, is_rgb: bool = False) -> Described:
+        """Describe an image ``(1, 1 | 3, H, W)`` in [0, 1], of either modality."""
+        del is_rgb  # one model for both
+        image = image.to(self.device)
+        if image.shape[1] == 3:
+            image = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA), image)[:, None]
+        image = local_contrast(F.avg_pool2d(image, self.downscale))
+        _, maps = self.model.eval()(image)
+        pitch = self.downscale * self.model.stride
+        return Described(maps, pitch, (self.downscale - 1) / 2)

@@ -15,6 +15,9 @@ ROWS = (
     ("top5", None, "retrieval top-5 (%)", True),
     ("within", "chance_within", "localised within 8 px (%)", True),
     ("error", None, "localisation error, median (px)", False),
+    ("height", None, "height of the peak", False),
+    ("sidelobe_ratio", None, "peak-to-sidelobe ratio", False),
+    ("width", None, "width of the peak, median (px)", False),
 )
 
 
@@ -29,19 +32,22 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> list[float]:
 def compare(
     before: dict[str, list[float]], after: dict[str, list[float]]
 ) -> dict[str, dict[str, Any]]:
-    """Average over pairs, with 95 % intervals; differences pair by pair."""
+    """Average over pairs, with 95 % intervals; differences pair by pair.
+
+    Pairs where a metric is not defined before or after are left out of it; a metric
+    that no pair has is left out.
+    """
     result: dict[str, dict[str, Any]] = {}
     for name, chance, _, _ in ROWS:
-        change = np.subtract(after[name], before[name])
-        result[name] = {
-            "before": float(np.mean(before[name])),
-            "before_interval": bootstrap_interval(before[name]),
-            "after": float(np.mean(after[name])),
-            "after_interval": bootstrap_interval(after[name]),
-            "change": float(np.mean(change)),
-            "change_interval": bootstrap_interval(change),
-            "chance": float(np.mean(after[chance])) if chance else None,
-        }
+        both = np.array([before[name], after[name]])
+        both = both[:, np.isfinite(both).all(0)]
+        if not both.size:
+            continue
+        columns = {"before": both[0], "after": both[1], "change": both[1] - both[0]}
+        result[name] = {"chance": float(np.mean(after[chance])) if chance else None}
+        for column, values in columns.items():
+            result[name][column] = float(values.mean())
+            result[name][f"{column}_interval"] = bootstrap_interval(values)
     return result
 
 
@@ -50,6 +56,8 @@ def table(result: dict[str, dict[str, Any]], caption: str) -> str:
     heads = ("", "chance", "before", "after", "change [95 % interval]")
     lines = [caption, "{:32} {:>7} {:>7} {:>7}  {}".format(*heads)]
     for name, _, label, share in ROWS:
+        if name not in result:
+            continue
         row, unit = result[name], 100 if share else 1
         low, high = (unit * x for x in row["change_interval"])
         chance = "" if row["chance"] is None else f"{unit * row['chance']:.1f}"

@@ -18,6 +18,7 @@ import xmodal_losses as xl
 from .checkpoint import load_checkpoint, save_checkpoint
 from .data import Pair
 from .evaluate import Protocol, evaluate
+from .model import Describer
 from .patches import Augmentation, Bank, Batch, sample_at, sample_batch
 from .processes import Processes, share_batch_norm
 from .settings import Settings
@@ -32,7 +33,7 @@ class Training:
         settings: Steps, batches, optimiser.
         model: Returns (projection, unit embedding) maps; `stride` is its cell size.
         objective: The loss of projections ``(B, P, D)`` of both modalities.
-        train: Pairs to learn from.
+        train: Pairs to learn from, in full resolution.
         validation: Pairs that decide which weights are kept.
         device: Where to compute.
         processes: Who works on the run; the first one validates and saves.
@@ -49,7 +50,8 @@ class Training:
         processes: Processes = Processes(),  # noqa: B008  (immutable)
     ) -> None:
         self.settings, self.validation = settings, validation
-        self.train = Bank.of(train, device)
+        small = [pair.downscaled(settings.downscale) for pair in train]
+        self.train = Bank.of(small, device)
         self.device, self.processes = device, processes
         # Half precision where the device is fast at it.
         self.half = device.type == "cuda"
@@ -83,7 +85,7 @@ class Training:
             use_buffers=True,
         )
         self.values: list[Tensor] = []  # of the steps since the last `record`
-        self.protocol = Protocol(downscale=settings.downscale, stride=model.stride)
+        self.protocol = Protocol()
         self.progress: dict[str, Any] = {
             "settings": self._identity,
             "step": 0,
@@ -166,13 +168,14 @@ class Training:
         update_bn((torch.cat([batch.rgb, batch.ir]) for batch in drawn), self.model)
         self.averaged.update_parameters(self.model)
 
-    def embed(self, image: Tensor) -> Tensor:
-        """Return unit features, with the averaged model in evaluation mode."""
-        return self.averaged.module.eval()(image.to(self.device))[1]
+    @property
+    def describe(self) -> Describer:
+        """The averaged model, for whole images."""
+        return Describer(self.averaged.module, self.settings.downscale, self.device)
 
     def measure(self, pairs: Sequence[Pair]) -> dict[str, list[float]]:
         """Evaluate on held-out pairs."""
-        return evaluate(self.embed, pairs, self.protocol)
+        return evaluate(self.describe, pairs, self.protocol)
 
     def validate(self) -> None:
         """Record retrieval on the validation pairs; remember the best weights."""
