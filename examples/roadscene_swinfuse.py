@@ -182,17 +182,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     if args.resume:
         training.resume(checkpoint)
     else:
+        training.pretrain()
         training.calibrate()
         if processes.first:
             maps = query_maps(training.describe, shown, training.protocol)
             before = training.measure(test)
             training.progress |= {"before": before, "maps": list(map(tuple, maps))}
     training.run(checkpoint, args.stop_at)
+    finished = training.finished
     processes.end()
     if not processes.first:
         return None
-    step = training.progress["step"]
-    if step < s.steps:
+    if not finished:
+        step = training.progress["step"]
         print(f"Stopped at step {step} of {s.steps}; go on with --resume.")
         return None
     training.keep_best()

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ConvHead"]
+__all__ = ["HEADS", "ConvHead", "PatchHead"]
 
 
 def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -56,3 +56,24 @@ class ConvHead(nn.Module):
         """Project the tokens ``(B, dim, H, W)``."""
         projection = self.project(self.body(tokens))
         return projection, F.normalize(projection, dim=1)
+
+
+class PatchHead(ConvHead):
+    """One linear map of the 9×9 tokens around a cell, between two of single tokens.
+
+    Shapes and arguments as of :class:`ConvHead`. It learns slower.
+    """
+
+    def __init__(self, dim: int = 96, out_dim: int = 128, stride: int = 2) -> None:
+        super().__init__(dim, out_dim, stride)
+        self.body = nn.Sequential(
+            nn.Conv2d(dim, 24, 1, bias=False),
+            nn.BatchNorm2d(24),
+            nn.GELU(),
+            nn.Conv2d(24, 128, 9, stride, 4, padding_mode="replicate", bias=False),
+            nn.BatchNorm2d(128),
+            nn.GELU(),
+        )
+
+
+HEADS = {"conv": ConvHead, "patch": PatchHead}

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .cnn import SmallCNN
 from .evaluate import Described
-from .heads import ConvHead
+from .heads import HEADS
 from .patches import LUMA, local_contrast
 from .settings import Settings
 from .swinfuse import SwinFuse
@@ -35,10 +35,13 @@ class Features(nn.Module):
                 blocks_run=settings.blocks_run,
                 stage=settings.stage,
                 drop_path=settings.drop_path,
+                checkpointing=settings.checkpointing,
             )
         else:
             self.backbone = SmallCNN()
-        self.head = ConvHead(self.backbone.dim, stride=settings.stride)
+        if settings.finetune == "head":
+            self.backbone.requires_grad_(False)
+        self.head = HEADS[settings.head](self.backbone.dim, stride=settings.stride)
         self.stride = settings.stride
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

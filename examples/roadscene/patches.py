@@ -42,6 +42,7 @@ class Augmentation:
     photometric: float = 0.8  # probability of changing the visible image's tones
     invert: float = 0.3  # probability of inverting its grey levels
     max_offset: int = 6  # pixels; 6 = all phases of a 7×7 window
+    jitter: float = 0.0  # pixels that an infrared point may be off, each way
 
 
 class Batch(NamedTuple):
@@ -196,6 +197,10 @@ def sample_batch(
         crop = sample_at(images[chosen.to(device)], where)
         crops.append(crop.mT.reshape(len(chosen), -1, size, size))
         positions.append((points - offset).to(device))
+    if aug.jitter:
+        shape = positions[1].shape
+        off = aug.jitter * (2 * torch.rand(shape, generator=rng) - 1)
+        positions[1] = positions[1] + off.to(device)
 
     near = torch.cdist(points, points) < exclude_radius
     return Batch(

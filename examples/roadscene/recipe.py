@@ -1,5 +1,6 @@
 """The objective: InfoNCE + λ_DA · (MMD | CORAL) + λ_RR · (Barlow Twins | VICReg)."""
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import xmodal_losses as xl
@@ -10,6 +11,28 @@ __all__ = ["Cloud", "recipe"]
 
 DISTRIBUTIONS = {"mmd": xl.MMDLoss, "coral": xl.CORALLoss}
 REDUNDANCIES = {"barlow": xl.BarlowTwinsLoss, "vicreg": xl.VICRegLoss}
+
+
+class CoolingContrast(nn.Module):
+    """InfoNCE whose temperature is given with every batch, by a schedule."""
+
+    def __init__(self, negatives: str, gather: bool) -> None:
+        super().__init__()
+        self.negatives, self.group = negatives, dist.group.WORLD if gather else None
+
+    def forward(
+        self, rgb: Tensor, ir: Tensor, *, exclude: Tensor, weight: Tensor, tau: Tensor
+    ) -> Tensor:
+        """Compare projections ``(B, P, D)`` at the temperature `tau`, a scalar."""
+        return xl.functional.info_nce(
+            rgb,
+            ir,
+            temperature=tau,
+            negatives=self.negatives,
+            exclude=exclude,
+            weight=weight,
+            group=self.group,
+        )
 
 
 class Cloud(nn.Module):
@@ -50,16 +73,25 @@ def recipe(settings: Settings, gather: bool = False) -> xl.CrossModalObjective:
     weight in use would make it matter.
     """
     s = settings
-    contrast = xl.InfoNCELoss(
-        temperature=s.temperature, negatives=s.negatives, gather=gather
-    )
+
+    def weight(final: float) -> float | xl.LinearSchedule:
+        rise = s.weight_warmup * s.steps
+        return xl.LinearSchedule(0.0, final, length=rise) if rise else final
+
+    if s.temperature_end:
+        contrast: nn.Module = CoolingContrast(s.negatives, gather)
+    else:
+        contrast = xl.InfoNCELoss(
+            temperature=s.temperature,
+            learn_temperature=s.learn_temperature,
+            negatives=s.negatives,
+            gather=gather,
+        )
     terms = {"InfoNCE": xl.Term(contrast, input="embedding")}
     if s.distribution != "none":
-        loss: nn.Module = DISTRIBUTIONS[s.distribution](gather=gather)
-        terms[s.distribution] = xl.Term(
-            UnpairedCloud(loss), weight=s.distribution_weight
-        )
+        unpaired = UnpairedCloud(DISTRIBUTIONS[s.distribution](gather=gather))
+        terms[s.distribution] = xl.Term(unpaired, weight=weight(s.distribution_weight))
     if s.redundancy != "none":
-        loss = REDUNDANCIES[s.redundancy](gather=gather)
-        terms[s.redundancy] = xl.Term(PairedCloud(loss), weight=s.redundancy_weight)
+        paired = PairedCloud(REDUNDANCIES[s.redundancy](gather=gather))
+        terms[s.redundancy] = xl.Term(paired, weight=weight(s.redundancy_weight))
     return xl.CrossModalObjective(terms)

@@ -19,28 +19,43 @@ class Settings:
     crop_size: int = 56
     grid: int = 18
     # What is trained: SwinFuse, its blocks run per stage, the stage whose tokens are
-    # used and its stochastic depth; or the convolutional control. The head makes cells
-    # of `stride` pixels.
+    # used, its stochastic depth, and whether activations are computed again rather than
+    # kept; or the convolutional control. The head makes cells of `stride` pixels.
+    # `finetune`: "full", or the "head" alone on a backbone that stays as it is.
     backbone: str = "swinfuse"
     blocks_run: int = 1
     stage: str = "last"
     drop_path: float = 0.0
+    checkpointing: bool = False
+    head: str = "conv"
     stride: int = 2
-    # The objective; λ_DA is `distribution_weight`, λ_RR `redundancy_weight`.
+    finetune: str = "full"
+    # Steps in which the backbone learns to reconstruct both images, before all else.
+    pretrain_steps: int = 0
+    # The objective; λ_DA is `distribution_weight`, λ_RR `redundancy_weight`, which rise
+    # from 0 in the first `weight_warmup` of all steps. τ is learned, or goes to
+    # `temperature_end` along half a cosine, or stays.
     temperature: float = 0.07
+    temperature_end: float = 0.0  # 0: stays
+    learn_temperature: bool = False
     negatives: str = "cross"
     exclude_px: float = 4.0  # full-resolution pixels; pairs are aligned to 2 or so
+    jitter_px: float = 0.0  # how far a positive may be off, at random, in these
     distribution: str = "mmd"
     distribution_weight: float = 0.05
     redundancy: str = "barlow"
     redundancy_weight: float = 0.01
+    weight_warmup: float = 0.0
     # AdamW, one cycle up to `lr` and down. What is validated and kept is a running
     # mean of the weights, over that part of all steps.
     lr: float = 3e-3
     weight_decay: float = 0.01
     ema: float = 0.02
-    # Validate, and save, every so many steps. 0 pairs = all.
+    clip: float = 1.0  # largest norm of the gradient
+    # Validate, and save, every so many steps; stop after `patience` validations that
+    # bring nothing (0: never). 0 pairs = all.
     validate_every: int = 100
+    patience: int = 0
     validation_pairs: int = 0
     test_pairs: int = 0
 
@@ -52,6 +67,10 @@ class Settings:
                 )
         if self.crop_size < 21:
             raise ValueError(f"crop_size must be at least 21, got {self.crop_size}")
+        if self.learn_temperature and self.temperature_end:
+            raise ValueError("temperature_end must be 0 if the temperature is learned")
+        if self.backbone == "cnn" and self.pretrain_steps:
+            raise ValueError("pretrain_steps must be 0 for the backbone cnn")
 
 
 PRESETS = {
@@ -67,6 +86,8 @@ CHOICES = {
     "stride": (2, 4),
     "blocks_run": (1, 2, 3, 4, 5, 6),
     "stage": ("last", "penultimate"),
+    "head": ("conv", "patch"),
+    "finetune": ("full", "head"),
     "negatives": ("cross", "group", "all"),
     "distribution": ("mmd", "coral", "none"),
     "redundancy": ("barlow", "vicreg", "none"),
@@ -86,12 +107,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(preset="default")
     group = parser.add_argument_group("settings, overriding the preset")
     for field in fields(Settings):
-        group.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=type(field.default),
-            choices=CHOICES.get(field.name),
-            help=f"default {field.default}",
-        )
+        flag, about = f"--{field.name.replace('_', '-')}", f"default {field.default}"
+        if isinstance(field.default, bool):
+            switch = argparse.BooleanOptionalAction
+            group.add_argument(flag, action=switch, default=None, help=about)
+        else:
+            group.add_argument(
+                flag,
+                type=type(field.default),
+                choices=CHOICES.get(field.name),
+                help=about,
+            )
 
 
 def settings_from(args: argparse.Namespace) -> Settings:

@@ -20,6 +20,7 @@ from .data import Pair
 from .evaluate import Protocol, evaluate
 from .model import Describer
 from .patches import Augmentation, Bank, Batch, sample_at, sample_batch
+from .pretrain import reconstruct
 from .processes import Processes, share_batch_norm
 from .settings import Settings
 
@@ -69,10 +70,21 @@ class Training:
             self.trained = DistributedDataParallel(
                 self.model, find_unused_parameters=True
             )
+        learned = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            [*model.parameters(), *objective.parameters()],
+            [
+                {"params": learned, "weight_decay": settings.weight_decay},
+                # A temperature is no weight that could be too large.
+                {"params": [*objective.parameters()], "weight_decay": 0.0},
+            ],
             lr=settings.lr,
-            weight_decay=settings.weight_decay,
+        )
+        self.cooling = (
+            xl.CosineSchedule(
+                settings.temperature, settings.temperature_end, length=settings.steps
+            )
+            if settings.temperature_end
+            else None
         )
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, settings.lr, total_steps=settings.steps
@@ -92,7 +104,7 @@ class Training:
             "seconds": 0.0,
             "terms": {},
             "gradient_shares": {},
-            "validation": {"step": [], "top1": [], "top5": []},
+            "validation": {"step": [], "top1": [], "top5": [], "within": []},
         }
 
     def draw(self) -> Batch:
@@ -104,12 +116,12 @@ class Training:
             crop_size=s.crop_size,
             grid=s.grid,
             exclude_radius=s.exclude_px / s.downscale,
-            augmentation=Augmentation(),
+            augmentation=Augmentation(jitter=s.jitter_px / s.downscale),
             generator=self.generator,
         )
         return self.processes.share(batch)
 
-    def loss(self, batch: Batch, **options: bool) -> xl.ObjectiveValue:
+    def loss(self, batch: Batch, **options: Any) -> xl.ObjectiveValue:
         """Describe a batch and compare; see the objective for its options."""
         # One pass over both modalities: the head's batch statistics are shared, so a
         # difference between the modalities stays visible to the losses.
@@ -117,11 +129,15 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             projection, _ = self.trained.train()(images)
         rgb, ir = projection.float().chunk(2)
+        if self.cooling:
+            step = self.progress["step"]
+            options["tau"] = torch.tensor(self.cooling(step), device=self.device)
         return self.objective(
             sample_at(rgb, batch.points_rgb, self.model.stride),
             sample_at(ir, batch.points_ir, self.model.stride),
             exclude=batch.exclude,
             weight=batch.weight,
+            step=self.progress["step"],
             **options,
         )
 
@@ -133,13 +149,18 @@ class Training:
         value = self.loss(self.draw(), gradient_norms=asked)
         self.optimizer.zero_grad()
         value.total.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.scheduler.step()
         self.averaged.update_parameters(self.model)
 
         self.progress["step"] += 1
-        terms = {name: value.weights[name] * x for name, x in value.terms.items()}
+        # A term of weight 0 is not computed.
+        nothing = torch.zeros_like(value.total)
+        terms = {
+            name: weight * value.terms.get(name, nothing).detach()
+            for name, weight in value.weights.items()
+        }
         self.names = ("total", *terms)
         self.values.append(torch.stack([value.total.detach(), *terms.values()]))
         if asked:
@@ -158,6 +179,14 @@ class Training:
         for name, some in zip(self.names, values, strict=True):
             self.progress["terms"].setdefault(name, []).extend(some)
         return values[0][-1]
+
+    def pretrain(self) -> None:
+        """Let the backbone learn to reconstruct, if the settings say so."""
+        s = self.settings
+        if s.pretrain_steps:
+            batches = iter(self.draw, None)
+            backbone, quiet = self.model.backbone, not self.processes.first
+            reconstruct(backbone, batches, s.pretrain_steps, s.lr, quiet)
 
     def calibrate(self, batches: int = 8) -> None:
         """Give the untrained model the batch statistics of training crops.
@@ -184,17 +213,34 @@ class Training:
         result = self.measure(self.validation)
         record = self.progress["validation"]
         record["step"].append(self.progress["step"])
-        for name in ("top1", "top5"):
+        for name in ("top1", "top5", "within"):
             record[name].append(float(np.mean(result[name])))
         if record["top1"][-1] >= max(record["top1"]):
             state = self.averaged.module.state_dict()
             best = {name: value.cpu().clone() for name, value in state.items()}
             self.progress |= {"best": best, "best_step": self.progress["step"]}
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or no more are worth doing."""
+        return self.progress["step"] >= self.settings.steps or self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` validations have brought nothing; the same for all."""
+        s = self.settings
+        waited = self.progress["step"] - self.progress.get("best_step", 0)
+        out_of_patience = s.patience and waited >= s.patience * s.validate_every
+        # The first process validates, and its word is law.
+        word = bool(out_of_patience and self.processes.first)
+        return self.processes.mean(torch.tensor(float(word))).item() > 0
+
     def run(self, checkpoint: Path, stop_at: int | None = None) -> None:
         """Train to the end, or to step `stop_at`, and save on the way."""
         s, first = self.settings, self.progress["step"]
         last = min(stop_at or s.steps, s.steps)
+        if first and self.exhausted:
+            return
         started = time.perf_counter() - self.progress["seconds"]
         if first == 0:
             self.validate()
@@ -212,6 +258,8 @@ class Training:
                 if step % s.validate_every == 0 or step == last:
                     self.progress["seconds"] = time.perf_counter() - started
                     self.save(checkpoint)
+                if step % s.validate_every == 0 and self.exhausted:
+                    break
 
     def keep_best(self) -> None:
         """Go back to the weights that did best on the validation pairs."""
