@@ -52,6 +52,9 @@ class Settings:
     weight_decay: float = 0.01
     ema: float = 0.02
     clip: float = 1.0  # largest norm of the gradient
+    # Of the network; losses are computed in float32. "auto": bfloat16 where the device
+    # multiplies it fast.
+    precision: str = "auto"
     # Validate, and save, every so many steps; stop after `patience` validations that
     # bring nothing (0: never). 0 pairs = all.
     validate_every: int = 100
@@ -88,6 +91,7 @@ CHOICES = {
     "stage": ("last", "penultimate"),
     "head": ("conv", "patch"),
     "finetune": ("full", "head"),
+    "precision": ("auto", "float32", "bfloat16"),
     "negatives": ("cross", "group", "all"),
     "distribution": ("mmd", "coral", "none"),
     "redundancy": ("barlow", "vicreg", "none"),

@@ -27,6 +27,15 @@ from .settings import Settings
 __all__ = ["Training"]
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device has instructions for products of bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    processor = Path("/proc/cpuinfo")
+    known = ("avx512_bf16", "amx_bf16")
+    return processor.exists() and any(x in processor.read_text() for x in known)
+
+
 class Training:
     """What is trained and what trains it; `progress` is what happened so far.
 
@@ -54,8 +63,9 @@ class Training:
         small = [pair.downscaled(settings.downscale) for pair in train]
         self.train = Bank.of(small, device)
         self.device, self.processes = device, processes
-        # Half precision where the device is fast at it.
-        self.half = device.type == "cuda"
+        self.half = settings.precision == "bfloat16" or (
+            settings.precision == "auto" and multiplies_bfloat16(device)
+        )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.model, self.objective = model.to(device), objective.to(device)
         self.trained: nn.Module = self.model

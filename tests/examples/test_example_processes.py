@@ -16,7 +16,13 @@ from torch import nn
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = (
     *("--steps=4", "--batch-size=3", "--crop-size=28", "--grid=4", "--downscale=8"),
-    *("--validate-every=2", "--validation-pairs=1", "--test-pairs=2", "--device=cpu"),
+    *(
+        "--validate-every=2",
+        "--validation-pairs=1",
+        "--test-pairs=2",
+        "--device=cpu",
+        "--precision=float32",
+    ),
 )
 # The script with a few of the made scenes.
 FEW_SCENES = f"""
