@@ -30,7 +30,7 @@ import torch.distributed as dist
 from roadscene.checkpoint import load_swinfuse
 from roadscene.data import DataError, Pair, find_pairs, read_pair
 from roadscene.download import HOW_TO_GET, download
-from roadscene.evaluate import query_maps
+from roadscene.evaluate import by_features, query_maps
 from roadscene.figures import matches_figure, training_figure
 from roadscene.model import Features
 from roadscene.processes import Processes
@@ -113,7 +113,7 @@ def write_results(
     result = compare(progress["before"], training.measure(test))
     maps = {
         "before": progress["maps"],
-        "after": query_maps(training.describe, shown, protocol),
+        "after": query_maps(by_features(training.describe), shown, protocol),
     }
     matches_figure(out / "matches.png", shown, maps, protocol)
     training_figure(
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         training.pretrain()
         training.calibrate()
         if processes.first:
-            maps = query_maps(training.describe, shown, training.protocol)
+            maps = query_maps(by_features(training.describe), shown, training.protocol)
             before = training.measure(test)
             training.progress |= {"before": before, "maps": list(map(tuple, maps))}
     training.run(checkpoint, args.stop_at)

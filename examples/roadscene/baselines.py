@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .evaluate import Describe, Described
-from .patches import LUMA
+from .evaluate import Describe, Described, Queries, Search, by_features
+from .patches import LUMA, sample_at
 from .registration import Keypoints, Method
 
-__all__ = ["DENSE", "MATCHERS", "at_corners", "corners"]
+__all__ = ["MATCHERS", "SEARCHES", "at_corners", "corners"]
 
 COUNT = 4096  # keypoints per image, at most
 
@@ -146,10 +146,47 @@ def by_cells(describe: Callable[[Tensor], Tensor]) -> Describe:
     return described
 
 
+def mutual_information(queries: Queries, bins: int = 8, size: int = 11) -> Described:
+    """Search by the mutual information of intensities about two places.
+
+    Intensities of both images are averaged to a quarter of the resolution and ranked
+    into `bins` equal shares; `size`² of them count.
+    """
+    shrink, pad = 4, size // 2
+    ranked = []
+    for image in (queries.rgb, queries.ir):
+        small = F.avg_pool2d(to_luma(image), shrink)
+        edges = small.flatten().quantile(torch.linspace(0, 1, bins + 1)[1:-1])
+        ranked.append(F.one_hot(torch.bucketize(small[0, 0], edges), bins).float())
+    rgb, ir = (image.permute(2, 0, 1)[:, None] for image in ranked)  # (bins, 1, h, w)
+    first, h = (shrink - 1) / 2, ir.shape[-2]
+    step = torch.arange(-pad, pad + 1.0)
+    around = torch.stack(torch.meshgrid(step, step, indexing="xy"), -1).view(-1, 2)
+    centres = ((queries.points_rgb - first) / shrink).round()
+    places = (centres[:, None] + around).view(1, -1, 2).expand(bins, -1, -1)
+    seen = sample_at(rgb, places).view(bins, len(centres), -1)  # (bins, Q, size²)
+
+    def entropy(counts: Tensor, dim: int) -> Tensor:
+        return -torch.special.xlogy(counts, counts).sum(dim)  # of shares: −Σ p log p
+
+    framed = F.pad(ir, (pad, pad, pad, pad), mode="replicate")
+    there = F.unfold(framed, size, stride=2) / size**2  # (bins, size², cells)
+    joint = torch.einsum("iqp,jpc->qijc", seen, there)
+    apart = entropy(joint.sum(2), 1) + entropy(joint.sum(1), 1)
+    scores = apart - entropy(joint.flatten(1, 2), 1)
+    return Described(scores.view(1, len(centres), -(-h // 2), -1), 2 * shrink, first)
+
+
 DENSE: dict[str, Describe] = {
     "raw correlation": by_cells(raw),
     "gradient correlation": by_cells(gradient),
     "HOG": by_cells(hog),
+}
+
+
+SEARCHES: dict[str, Search] = {
+    **{name: by_features(describe) for name, describe in DENSE.items()},
+    "mutual information": mutual_information,
 }
 
 

@@ -35,6 +35,8 @@ __all__ = [
     "Described",
     "Protocol",
     "Queries",
+    "Search",
+    "by_features",
     "evaluate",
     "measure_pair",
     "peak",
@@ -59,6 +61,8 @@ class Described(NamedTuple):
 
 # From an image (1, 3 | 1, H, W) in [0, 1], and whether it is the visible one.
 Describe = Callable[[Tensor, bool], Described]
+# From Q queries to the similarities (1, Q, h, w) of all places of the infrared image.
+Search = Callable[["Queries"], Described]
 
 
 @dataclass(frozen=True)
@@ -203,28 +207,40 @@ def peak_shape(scores: Tensor, protocol: Protocol, pitch: float) -> dict[str, Te
     }
 
 
+def by_features(describe: Describe) -> Search:
+    """Return the search by the product of unit features."""
+
+    def search(queries: Queries) -> Described:
+        anchors = describe(queries.rgb, True).at(queries.points_rgb)
+        ir = describe(queries.ir, False)
+        scores = torch.einsum("qd,bdhw->bqhw", anchors, ir.maps)
+        return Described(scores, ir.pitch, ir.first)
+
+    return search
+
+
 def measure_pair(
-    rgb: Described, ir: Described, queries: Queries, protocol: Protocol, index: int
+    found: Described, queries: Queries, protocol: Protocol, index: int
 ) -> dict[str, np.ndarray]:
-    """Measure one pair's features; one value per query."""
-    _, _, h, w = ir.maps.shape
-    device = ir.maps.device
-    truth = (queries.points_ir.to(device) - ir.first) / ir.pitch
-    scores = rgb.at(queries.points_rgb) @ ir.maps[0].flatten(1)
+    """Measure one pair's similarities; one value per query."""
+    *_, h, w = found.maps.shape
+    device, pitch = found.maps.device, found.pitch
+    truth = (queries.points_ir.to(device) - found.first) / pitch
+    scores = found.maps[0].flatten(1)
 
     axes = torch.arange(w, device=device), torch.arange(h, device=device)
     cells = torch.stack(torch.meshgrid(*axes, indexing="xy"), dim=-1).view(1, -1, 2)
-    distance = ir.pitch * (cells - truth[:, None]).norm(dim=-1)
+    distance = pitch * (cells - truth[:, None]).norm(dim=-1)
     hit = distance <= protocol.tolerance
     ranked = scores.topk(min(5, h * w), dim=1).indices
     hits = hit.gather(1, ranked)
     anywhere = distance.gather(1, ranked[:, :1])[:, 0]
 
     rng = torch.Generator().manual_seed(1_000_003 * protocol.seed + index + 500_009)
-    size = round(protocol.window / ir.pitch)
+    size = round(protocol.window / pitch)
     window = search_windows(truth, h, w, size, rng).to(device)
     scores = scores.view(-1, h, w).masked_fill(~window, -torch.inf)
-    error = ir.pitch * (peak(scores) - truth).norm(dim=-1)
+    error = pitch * (peak(scores) - truth).norm(dim=-1)
     measured = {
         "top1": hits[:, 0],
         "top5": hits.any(1),
@@ -233,7 +249,7 @@ def measure_pair(
         "within": error <= protocol.tolerance,
         "chance_top1": hit.float().mean(1),
         "chance_within": (hit & window.flatten(1)).sum(1) / window.sum((1, 2)),
-        **peak_shape(scores, protocol, ir.pitch),
+        **peak_shape(scores, protocol, pitch),
     }
     return {name: value.double().cpu().numpy() for name, value in measured.items()}
 
@@ -258,31 +274,28 @@ def summarise(per_pair: Sequence[dict[str, np.ndarray]]) -> dict[str, list[float
 
 @torch.no_grad()
 def evaluate(
-    describe: Describe, pairs: Sequence[Pair], protocol: Protocol
+    search: Search, pairs: Sequence[Pair], protocol: Protocol
 ) -> dict[str, list[float]]:
     """Return one number per metric and pair; pairs without queries are left out."""
     measured = []
     for index, pair in enumerate(pairs):
         queries = prepare_pair(pair, protocol, index)
         if len(queries.points_rgb):
-            features = describe(queries.rgb, True), describe(queries.ir, False)
-            measured.append(measure_pair(*features, queries, protocol, index))
+            measured.append(measure_pair(search(queries), queries, protocol, index))
     return summarise(measured)
 
 
 @torch.no_grad()
 def query_maps(
-    describe: Describe, pairs: Sequence[Pair], protocol: Protocol
+    search: Search, pairs: Sequence[Pair], protocol: Protocol
 ) -> list[Described]:
-    """Return, per pair, the similarity of its first query with all infrared cells.
-
-    The similarities stand where features do, (1, 1, h, w).
-    """
+    """Return the similarities (1, 1, h, w) of each pair's first query."""
     maps = []
     for index, pair in enumerate(pairs):
         queries = prepare_pair(pair, protocol, index)
-        anchor = describe(queries.rgb, True).at(queries.points_rgb[:1])
-        ir = describe(queries.ir, False)
-        scores = torch.einsum("qd,bdhw->bqhw", anchor, ir.maps).cpu()
-        maps.append(Described(scores, ir.pitch, ir.first))
+        one = queries._replace(
+            points_rgb=queries.points_rgb[:1], points_ir=queries.points_ir[:1]
+        )
+        found = search(one)
+        maps.append(found._replace(maps=found.maps.cpu()))
     return maps

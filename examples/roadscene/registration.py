@@ -12,7 +12,16 @@ import numpy as np
 
 from .warps import Case, project
 
-__all__ = ["ESTIMATORS", "Keypoints", "Matches", "auc", "match", "register", "summary"]
+__all__ = [
+    "ESTIMATORS",
+    "Keypoints",
+    "Matches",
+    "auc",
+    "match",
+    "register",
+    "seen_by",
+    "summary",
+]
 
 # Threshold in pixels, and OpenCV's name for it.
 ESTIMATORS = {"RANSAC": cv2.RANSAC, "MAGSAC": cv2.USAC_MAGSAC}
@@ -81,7 +90,7 @@ def estimate(
     return found, 0.0 if found is None else float(inliers.mean())
 
 
-def keypoints(case: Case, method: Method) -> tuple[Keypoints, Keypoints]:
+def seen_by(method: Method, case: Case) -> tuple[Keypoints, Keypoints]:
     """Let a method look at both images of a case."""
     square = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
     masks = []
@@ -95,14 +104,9 @@ def keypoints(case: Case, method: Method) -> tuple[Keypoints, Keypoints]:
 
 
 def register(
-    case: Case,
-    method: Method,
-    *,
-    estimator: str = "RANSAC",
-    threshold: float = 10.0,
-    ratio: float | None = None,
+    case: Case, matches: Matches, *, estimator: str = "RANSAC", threshold: float = 10.0
 ) -> dict[str, float]:
-    """Return what is measured of one case.
+    """Return what is measured of one case, in pixels.
 
     ``matches``; ``ncm``, the matches within 3 px of the truth, and ``precision_3``,
     ``precision_5``, their share at 3 and 5 px; ``inliers``, the share the estimator
@@ -110,7 +114,6 @@ def register(
     ``landmarks``, the root mean square distance of the landmarks, NaN without any.
     Where nothing could be estimated, errors are a million.
     """
-    matches = match(*keypoints(case, method), ratio)
     off = project(case.truth, matches.source) - matches.target
     distance = np.linalg.norm(off, axis=1)
     found, inliers = estimate(matches, estimator, threshold)

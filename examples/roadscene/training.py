@@ -17,7 +17,7 @@ import xmodal_losses as xl
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .data import Pair
-from .evaluate import Protocol, evaluate
+from .evaluate import Protocol, by_features, evaluate
 from .model import Describer
 from .patches import Augmentation, Bank, Batch, sample_at, sample_batch
 from .pretrain import reconstruct
@@ -214,7 +214,7 @@ class Training:
 
     def measure(self, pairs: Sequence[Pair]) -> dict[str, list[float]]:
         """Evaluate on held-out pairs."""
-        return evaluate(self.describe, pairs, self.protocol)
+        return evaluate(by_features(self.describe), pairs, self.protocol)
 
     def validate(self) -> None:
         """Record retrieval on the validation pairs; remember the best weights."""

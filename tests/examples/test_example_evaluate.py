@@ -9,6 +9,7 @@ from roadscene.evaluate import (
     Described,
     Protocol,
     Queries,
+    by_features,
     evaluate,
     measure_pair,
     peak,
@@ -39,12 +40,16 @@ def planted(orders):
     for (x, y), order in zip(cells.int().tolist(), orders, strict=True):
         for rank, (dx, dy) in enumerate(order):
             features_rgb[0, (y + dy) * W + x + dx, y + 1, x + 1] = 0.9**rank
-    maps = F.normalize(features_rgb, dim=1), features_ir
-    return *(Described(one, PITCH, FIRST) for one in maps), queries
+    rgb, ir = (
+        Described(maps, PITCH, FIRST)
+        for maps in (F.normalize(features_rgb, dim=1), features_ir)
+    )
+    return by_features(lambda _, is_rgb: rgb if is_rgb else ir), queries
 
 
 def measured(orders):
-    return measure_pair(*planted(orders), PROTOCOL, index=0)
+    search, queries = planted(orders)
+    return measure_pair(search(queries), queries, PROTOCOL, index=0)
 
 
 def test_right_answers():
@@ -178,12 +183,14 @@ def pixels(image, is_rgb):
 def test_evaluation_of_known_features_is_right_and_repeatable():
     protocol = Protocol(max_offset=0)
     pairs = [twin(seed=seed) for seed in range(3)]
-    result = evaluate(pixels, pairs, protocol)
+    result = evaluate(by_features(pixels), pairs, protocol)
     assert np.mean(result["top1"]) > 0.99
     assert np.mean(result["within"]) > 0.99
     assert np.mean(result["error"]) < 1
-    assert evaluate(pixels, pairs, protocol) == result
-    assert evaluate(pixels, pairs, Protocol(max_offset=0, seed=1)) != result
+    assert evaluate(by_features(pixels), pairs, protocol) == result
+    assert (
+        evaluate(by_features(pixels), pairs, Protocol(max_offset=0, seed=1)) != result
+    )
 
 
 def test_features_that_know_only_the_place_gain_nothing():
@@ -196,13 +203,13 @@ def test_features_that_know_only_the_place_gain_nothing():
         return Described(maps, 8, 3.5)
 
     pairs = [twin(seed=seed) for seed in range(8)]
-    assert np.mean(evaluate(place, pairs, Protocol())["top1"]) < 0.25
+    assert np.mean(evaluate(by_features(place), pairs, Protocol())["top1"]) < 0.25
 
 
 def test_query_maps_peak_at_the_truth_of_known_features():
     protocol = Protocol(max_offset=0)
     pairs = [twin(seed=seed) for seed in range(3)]
-    for index, found in enumerate(query_maps(pixels, pairs, protocol)):
+    for index, found in enumerate(query_maps(by_features(pixels), pairs, protocol)):
         truth = prepare_pair(pairs[index], protocol, index).points_ir[0]
         place = found.first + found.pitch * peak(found.maps[0])[0]
         assert (place - truth).abs().max() < 2
