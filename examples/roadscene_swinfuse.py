@@ -35,7 +35,7 @@ from roadscene.figures import matches_figure, training_figure
 from roadscene.model import Features
 from roadscene.processes import Processes
 from roadscene.recipe import recipe
-from roadscene.report import compare, table, write_json
+from roadscene.report import compare, finite, table, write_json
 from roadscene.settings import Settings, add_flags, settings_from
 from roadscene.splits import Split, split_by_scene
 from roadscene.synthetic import SYNTHETIC_SPLIT, synthetic_pair
@@ -110,7 +110,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Evaluate the selected weights; write the figures and the metrics."""
     progress, protocol = training.progress, training.protocol
-    result = compare(progress["before"], training.measure(test))
+    after = training.measure(test)
+    result = compare(progress["before"], after)
     maps = {
         "before": progress["maps"],
         "after": query_maps(by_features(training.describe), shown, protocol),
@@ -129,6 +130,7 @@ def write_results(
         "settings": asdict(training.settings),
         "protocol": asdict(protocol),
         "result": result,
+        "per_pair": {"before": finite(progress["before"]), "after": finite(after)},
         "selected_step": progress["best_step"],
         "training_seconds": progress["seconds"],
         "environment": {

@@ -1,4 +1,7 @@
-"""The objective: InfoNCE + λ_DA · (MMD | CORAL) + λ_RR · (Barlow Twins | VICReg)."""
+"""The objective: InfoNCE + λ_DA · (MMD | CORAL) + λ_RR · (Barlow Twins | VICReg).
+
+For comparison, Deep CCA can take the place of InfoNCE, and any term can be left out.
+"""
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -69,8 +72,8 @@ def recipe(settings: Settings, gather: bool = False) -> xl.CrossModalObjective:
     """Return the sum of terms, of projections ``(B, P, D)`` of points in B images.
 
     InfoNCE compares directions and brings the rows to unit length itself. The others
-    take the projection as it is: of unit vectors, CORAL is at most 2/(4D²), and no
-    weight in use would make it matter.
+    take the projection as it is, by default: of unit vectors, CORAL is at most 2/(4D²),
+    and no weight in use would make it matter.
     """
     s = settings
 
@@ -78,20 +81,26 @@ def recipe(settings: Settings, gather: bool = False) -> xl.CrossModalObjective:
         rise = s.weight_warmup * s.steps
         return xl.LinearSchedule(0.0, final, length=rise) if rise else final
 
-    if s.temperature_end:
-        contrast: nn.Module = CoolingContrast(s.negatives, gather)
+    if s.contrast == "dcca":
+        terms = {"DCCA": xl.Term(PairedCloud(xl.DCCALoss(gather=gather)))}
     else:
-        contrast = xl.InfoNCELoss(
-            temperature=s.temperature,
-            learn_temperature=s.learn_temperature,
-            negatives=s.negatives,
-            gather=gather,
+        contrast: nn.Module = (
+            CoolingContrast(s.negatives, gather)
+            if s.temperature_end
+            else xl.InfoNCELoss(
+                temperature=s.temperature,
+                learn_temperature=s.learn_temperature,
+                negatives=s.negatives,
+                gather=gather,
+            )
         )
-    terms = {"InfoNCE": xl.Term(contrast, input="embedding")}
-    if s.distribution != "none":
-        unpaired = UnpairedCloud(DISTRIBUTIONS[s.distribution](gather=gather))
-        terms[s.distribution] = xl.Term(unpaired, weight=weight(s.distribution_weight))
-    if s.redundancy != "none":
-        paired = PairedCloud(REDUNDANCIES[s.redundancy](gather=gather))
-        terms[s.redundancy] = xl.Term(paired, weight=weight(s.redundancy_weight))
+        terms = {"InfoNCE": xl.Term(contrast, input="embedding")}
+    for kind, name, final in (
+        (DISTRIBUTIONS, s.distribution, s.distribution_weight),
+        (REDUNDANCIES, s.redundancy, s.redundancy_weight),
+    ):
+        if name != "none":
+            loss = kind[name](gather=gather)
+            cloud = UnpairedCloud if kind is DISTRIBUTIONS else PairedCloud
+            terms[name] = xl.Term(cloud(loss), weight=weight(final), input=s.term_input)
     return xl.CrossModalObjective(terms)

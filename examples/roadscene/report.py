@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["compare", "table", "write_json"]
+__all__ = ["bootstrap_interval", "compare", "finite", "table", "write_json"]
 
 # Metric, its chance level if known, its label, and whether it is a share.
 ROWS = (
@@ -49,6 +49,14 @@ def compare(
             result[name][column] = float(values.mean())
             result[name][f"{column}_interval"] = bootstrap_interval(values)
     return result
+
+
+def finite(measured: dict[str, list[float]]) -> dict[str, list[float | None]]:
+    """Put None where there is no number, as JSON wants it."""
+    return {
+        name: [x if np.isfinite(x) else None for x in values]
+        for name, values in measured.items()
+    }
 
 
 def table(result: dict[str, dict[str, Any]], caption: str) -> str:

@@ -32,9 +32,10 @@ class Settings:
     finetune: str = "full"
     # Steps in which the backbone learns to reconstruct both images, before all else.
     pretrain_steps: int = 0
-    # The objective; λ_DA is `distribution_weight`, λ_RR `redundancy_weight`, which rise
+    # The objective: a contrast, a distribution term and a redundancy term. λ_DA is `distribution_weight`, λ_RR `redundancy_weight`, which rise
     # from 0 in the first `weight_warmup` of all steps. τ is learned, or goes to
     # `temperature_end` along half a cosine, or stays.
+    contrast: str = "infonce"
     temperature: float = 0.07
     temperature_end: float = 0.0  # 0: stays
     learn_temperature: bool = False
@@ -46,6 +47,7 @@ class Settings:
     redundancy: str = "barlow"
     redundancy_weight: float = 0.01
     weight_warmup: float = 0.0
+    term_input: str = "projection"  # of the terms beside the contrast
     # AdamW, one cycle up to `lr` and down. What is validated and kept is a running
     # mean of the weights, over that part of all steps.
     lr: float = 3e-3
@@ -92,7 +94,9 @@ CHOICES = {
     "head": ("conv", "patch"),
     "finetune": ("full", "head"),
     "precision": ("auto", "float32", "bfloat16"),
+    "contrast": ("infonce", "dcca"),
     "negatives": ("cross", "group", "all"),
+    "term_input": ("projection", "embedding"),
     "distribution": ("mmd", "coral", "none"),
     "redundancy": ("barlow", "vicreg", "none"),
 }

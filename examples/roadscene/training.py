@@ -93,7 +93,7 @@ class Training:
             xl.CosineSchedule(
                 settings.temperature, settings.temperature_end, length=settings.steps
             )
-            if settings.temperature_end
+            if settings.temperature_end and settings.contrast == "infonce"
             else None
         )
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -142,10 +142,11 @@ class Training:
         if self.cooling:
             step = self.progress["step"]
             options["tau"] = torch.tensor(self.cooling(step), device=self.device)
+        if self.settings.contrast == "infonce":
+            options["exclude"] = batch.exclude
         return self.objective(
             sample_at(rgb, batch.points_rgb, self.model.stride),
             sample_at(ir, batch.points_ir, self.model.stride),
-            exclude=batch.exclude,
             weight=batch.weight,
             step=self.progress["step"],
             **options,
