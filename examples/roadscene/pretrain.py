@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import trange
 
 from .patches import Batch
@@ -34,8 +34,11 @@ def ssim(a: Tensor, b: Tensor, size: int = 7) -> Tensor:
     return (luminance * structure).mean()
 
 
+LR = 3e-4  # tanh saturates, and stays so, where steps are large
+
+
 def reconstruct(
-    backbone: SwinFuse, batches: Iterator[Batch], steps: int, lr: float, quiet: bool
+    backbone: SwinFuse, batches: Iterator[Batch], steps: int, quiet: bool
 ) -> None:
     """Train encoder and decoder on both modalities of `steps` batches.
 
@@ -43,8 +46,8 @@ def reconstruct(
     """
     frozen = [p for p in backbone.parameters() if not p.requires_grad]
     backbone.requires_grad_(True)
-    optimizer = torch.optim.AdamW(backbone.parameters(), lr=lr)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    optimizer = torch.optim.AdamW(backbone.parameters(), lr=LR)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     backbone.train()
     with trange(steps, desc="reconstruct", disable=quiet) as bar:
         for step in bar:
@@ -54,6 +57,7 @@ def reconstruct(
             loss = F.l1_loss(made, images) + 1 - ssim(made, images)
             optimizer.zero_grad()
             loss.backward()
+            nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
             if step % 10 == 0:

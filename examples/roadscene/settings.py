@@ -32,9 +32,10 @@ class Settings:
     finetune: str = "full"
     # Steps in which the backbone learns to reconstruct both images, before all else.
     pretrain_steps: int = 0
-    # The objective: a contrast, a distribution term and a redundancy term. λ_DA is `distribution_weight`, λ_RR `redundancy_weight`, which rise
-    # from 0 in the first `weight_warmup` of all steps. τ is learned, or goes to
-    # `temperature_end` along half a cosine, or stays.
+    # The objective: a contrast, a distribution term and a redundancy term, of weights
+    # λ_DA (`distribution_weight`) and λ_RR (`redundancy_weight`), which rise from 0 in
+    # the first `weight_warmup` of all steps. τ is learned, or goes to `temperature_end`
+    # along half a cosine, or stays.
     contrast: str = "infonce"
     temperature: float = 0.07
     temperature_end: float = 0.0  # 0: stays

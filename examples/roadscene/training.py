@@ -197,7 +197,7 @@ class Training:
         if s.pretrain_steps:
             batches = iter(self.draw, None)
             backbone, quiet = self.model.backbone, not self.processes.first
-            reconstruct(backbone, batches, s.pretrain_steps, s.lr, quiet)
+            reconstruct(backbone, batches, s.pretrain_steps, quiet)
 
     def calibrate(self, batches: int = 8) -> None:
         """Give the untrained model the batch statistics of training crops.
