@@ -1,9 +1,10 @@
 """Pairs taken apart by a known homography, to be registered again.
 
-Two sources. `redfeat_cases` reads the stored homographies and hand-clicked landmarks
+Three sources. `redfeat_cases` reads the stored homographies and hand-clicked landmarks
 of ReDFeat's benchmark (github.com/ACuOoOoO/Multimodal_Feature_Evaluation, folder
 VIS_IR), the public protocol for RoadScene: which image is warped, and how, is in its
-files. `random_cases` draws homographies for any aligned pairs.
+files. `mmim_cases` reads the unaligned pairs of another place and other cameras.
+`random_cases` draws homographies for any aligned pairs.
 
 Points are (x, y) in pixels of the full-resolution images, pixel centres on whole
 numbers.
@@ -21,7 +22,7 @@ from scipy.io import loadmat
 
 from .data import DataError, Pair
 
-__all__ = ["Case", "project", "random_cases", "redfeat_cases"]
+__all__ = ["Case", "mmim_cases", "project", "random_cases", "redfeat_cases"]
 
 LANDMARKS = 5  # fewer say too little
 
@@ -136,6 +137,41 @@ def redfeat_cases(
                     read(name), homography, warp_rgb=of_ir is None, landmarks=points
                 )
             )
+    return cases
+
+
+def mmim_cases(folder: str | Path) -> list[Case]:
+    """Read the 11 unaligned pairs of the matching survey by Jiang, Ma et al. (2021).
+
+    Of github.com/StaRainJ/Multi-modality-image-matching-database-metrics-methods, the
+    folder Multimodal_Image_Matching_Datasets/ComputerVision/VIS_IR: ``.mat`` files with
+    the visible image ``I_fix``, the infrared ``I_move``, and the transform ``T`` between
+    them, of row vectors and pixels that count from 1. The landmarks follow from T.
+
+    Raises:
+        DataError: If there are no such files.
+    """
+    shift = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 1.0]])  # to pixels from 1
+    cases = []
+    for path in sorted(Path(folder).glob("*.mat")):
+        stored = loadmat(path)
+        if not {"I_fix", "I_move", "T", "Landmarks"} <= stored.keys():
+            continue
+        points = stored["Landmarks"][0, 0]
+        visible = stored["I_fix"]
+        cases.append(
+            Case(
+                name=path.stem,
+                source=np.ascontiguousarray(stored["I_move"][..., 0]),
+                target=visible,
+                source_is_rgb=False,
+                truth=np.linalg.inv(shift) @ stored["T"].T @ shift,
+                valid=np.full(visible.shape[:2], 255, np.uint8),
+                landmarks=(points["LMmov"] - 1, points["LMfix"] - 1),
+            )
+        )
+    if not cases:
+        raise DataError(f"{folder} holds no .mat files of unaligned pairs.")
     return cases
 
 

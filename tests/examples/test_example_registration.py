@@ -22,7 +22,7 @@ from roadscene.registration import (
     seen_by,
     summary,
 )
-from roadscene.warps import project, random_cases, redfeat_cases
+from roadscene.warps import mmim_cases, project, random_cases, redfeat_cases
 from scipy.io import savemat
 
 
@@ -134,6 +134,28 @@ def test_a_benchmark_that_is_not_there_is_an_error(benchmark):
         pass
     with pytest.raises(DataError, match=r"transforms\.zip has none for FLIR_1"):
         redfeat_cases(benchmark, textured, ["FLIR_1"])
+
+
+def test_transforms_of_rows_that_count_from_one(tmp_path):
+    """Pixel (x, y) of the infrared image shows what (x + 3, y + 2) of the visible."""
+    visible = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    infrared = np.roll(visible, (-2, -3), axis=(0, 1))
+    moving = np.array([[5.0, 7.0], [30.0, 20.0]])  # counted from 1
+    landmarks = np.zeros((1, 1), dtype=[("LMfix", "O"), ("LMmov", "O")])
+    landmarks[0, 0] = moving + [[3, 2]], moving
+    transform = np.array([[1, 0, 0], [0, 1, 0], [3, 2, 1.0]])
+    contents = {"I_fix": visible, "I_move": infrared, "T": transform}
+    savemat(tmp_path / "a.mat", contents | {"Landmarks": landmarks})
+    savemat(tmp_path / "other.mat", {"x": 1})
+    (case,) = mmim_cases(tmp_path)
+    np.testing.assert_allclose(
+        project(case.truth, case.landmarks[0]), case.landmarks[1]
+    )
+    x, y = (int(value) for value in case.landmarks[0][0])
+    u, v = (int(value) for value in case.landmarks[1][0])
+    assert case.source[y, x] == case.target[v, u, 0]
+    with pytest.raises(DataError, match=r"holds no \.mat files"):
+        mmim_cases(tmp_path / "nowhere")
 
 
 # ------------------------------------------------------------------ matching

@@ -1,0 +1,116 @@
+"""Trained features beside what needs no training, on the same held-out pairs.
+
+    python examples/roadscene_compare.py runs/roadscene runs/cnn --data path/to/RoadScene
+        --redfeat path/to/VIS_IR --mmim path/to/VIS_IR --publish comparison.json
+
+Every run is compared as it was before training and after it, with correlation of
+intensities and gradients, mutual information, HOG, SIFT and ORB: at finding places
+(`roadscene/evaluate.py`), and at registering pairs that a homography took apart
+(`roadscene/warps.py`): drawn ones, and, where their folders are given, those of
+ReDFeat's benchmark and the unaligned pairs of a matching survey.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import roadscene_swinfuse as script
+import torch
+from roadscene.baselines import MATCHERS, SEARCHES, at_corners
+from roadscene.checkpoint import read
+from roadscene.comparison import localisation, registration, text
+from roadscene.data import DataError
+from roadscene.evaluate import Describe, Protocol, by_features
+from roadscene.model import Describer, Features
+from roadscene.processes import Processes
+from roadscene.report import write_json
+from roadscene.settings import Settings
+from roadscene.warps import mmim_cases, random_cases, redfeat_cases
+
+__all__ = ["main", "trained"]
+
+FOUND = {"top1": "top-1", "top5": "top-5", "within": "8 px", "error": "error, px"}
+REGISTERED = {
+    "srr": "SRR@10",
+    "mean_success": "mean, px",
+    "collapsed": "> 100 px",
+    **{f"auc_{x}": f"AUC@{x}" for x in (3, 5, 10)},
+    "ncm": "NCM@3",
+    "precision_3": "prec@3",
+    "inliers": "inliers",
+}
+
+
+def trained(folder: Path, device: torch.device) -> dict[str, Describe]:
+    """Return what a run had before training, and the weights it selected."""
+    progress = read(folder / "checkpoint.pt")["progress"]
+    names = {field.name for field in fields(Settings)}
+    stored = {k: v for k, v in progress["settings"].items() if k in names}
+    settings = Settings(**stored)
+    out: dict[str, Describe] = {}
+    for when, key in (("untrained", "initial"), ("trained", "best")):
+        model = Features(settings).to(device)
+        model.load_state_dict(progress[key])
+        out[f"{folder.name}, {when}"] = Describer(model, settings.downscale, device)
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Compare, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("runs", nargs="*", type=Path, help="folders of runs, with checkpoint.pt")
+    add("--data", default=os.environ.get("ROADSCENE_DIR") or None)
+    add("--redfeat", type=Path, help="VIS_IR of ReDFeat's benchmark")
+    add("--mmim", type=Path, help="VIS_IR of the matching survey")
+    add("--limit", type=int, default=0, help="test pairs at most; 0: all")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--publish", type=Path, help="write the tables here, as JSON")
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+
+    source = script.open_source(
+        argparse.Namespace(data=args.data, download=False), Processes()
+    )
+    test = source.pairs(source.split.test, args.limit)
+    learned: dict[str, Describe] = {}
+    for folder in args.runs:
+        learned |= trained(folder, device)
+
+    searches = {name: by_features(one) for name, one in learned.items()}
+    found = localisation({**SEARCHES, **searches}, test, Protocol())
+    print(f"\nFinding places, {len(test)} test pairs of {source.label}")
+    print(text(found, FOUND))
+
+    sets = {"drawn homographies": random_cases(test)}
+    if args.redfeat:
+        names = [pair.name for pair in test]
+        sets["ReDFeat's homographies"] = redfeat_cases(args.redfeat, source.read, names)
+    if args.mmim:
+        sets["unaligned pairs of another place"] = mmim_cases(args.mmim)
+    methods = MATCHERS | {name: at_corners(one) for name, one in learned.items()}
+    registered = {}
+    for name, cases in sets.items():
+        registered[name] = registration(methods, cases)
+        print(f"\nRegistration, {name}, {len(cases)} pairs")
+        print(text(registered[name], REGISTERED))
+    result = {
+        "data": source.label,
+        "pairs": [pair.name for pair in test],
+        "localisation": found,
+        "registration": registered,
+    }
+    if args.publish:
+        write_json(args.publish, result)
+    return result
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DataError as error:
+        sys.exit(f"error: {error}")
