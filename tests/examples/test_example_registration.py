@@ -142,7 +142,7 @@ def test_transforms_of_rows_that_count_from_one(tmp_path):
     infrared = np.roll(visible, (-2, -3), axis=(0, 1))
     moving = np.array([[5.0, 7.0], [30.0, 20.0]])  # counted from 1
     landmarks = np.zeros((1, 1), dtype=[("LMfix", "O"), ("LMmov", "O")])
-    landmarks[0, 0] = moving + [[3, 2]], moving
+    landmarks[0, 0] = moving + np.array([3, 2]), moving
     transform = np.array([[1, 0, 0], [0, 1, 0], [3, 2, 1.0]])
     contents = {"I_fix": visible, "I_move": infrared, "T": transform}
     savemat(tmp_path / "a.mat", contents | {"Landmarks": landmarks})
