@@ -1,6 +1,6 @@
 """Trained features beside what needs no training, on the same held-out pairs.
 
-    python examples/roadscene_compare.py runs/roadscene runs/cnn --data path/to/RoadScene
+    python examples/roadscene_compare.py runs/roadscene runs/cnn --data RoadScene
         --redfeat path/to/VIS_IR --mmim path/to/VIS_IR --publish comparison.json
 
 Every run is compared as it was before training and after it, with correlation of

@@ -145,8 +145,9 @@ def mmim_cases(folder: str | Path) -> list[Case]:
 
     Of github.com/StaRainJ/Multi-modality-image-matching-database-metrics-methods, the
     folder Multimodal_Image_Matching_Datasets/ComputerVision/VIS_IR: ``.mat`` files with
-    the visible image ``I_fix``, the infrared ``I_move``, and the transform ``T`` between
-    them, of row vectors and pixels that count from 1. The landmarks follow from T.
+    the visible image ``I_fix``, the infrared ``I_move``, and the transform ``T``
+    between them, of row vectors and pixels that count from 1. The landmarks follow
+    from T.
 
     Raises:
         DataError: If there are no such files.
