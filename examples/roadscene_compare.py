@@ -11,14 +11,12 @@ ReDFeat's benchmark and the unaligned pairs of a matching survey.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import roadscene_swinfuse as script
 import torch
 from roadscene.baselines import MATCHERS, SEARCHES, at_corners
 from roadscene.checkpoint import read
@@ -29,6 +27,7 @@ from roadscene.model import Describer, Features
 from roadscene.processes import Processes
 from roadscene.report import write_json
 from roadscene.settings import Settings
+from roadscene.sources import add_source_flags, check_source_flags, open_source
 from roadscene.warps import mmim_cases, random_cases, redfeat_cases
 
 __all__ = ["main", "trained"]
@@ -62,20 +61,22 @@ def trained(folder: Path, device: torch.device) -> dict[str, Describe]:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Compare, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_source_flags(parser)
     add = parser.add_argument
     add("runs", nargs="*", type=Path, help="folders of runs, with checkpoint.pt")
-    add("--data", default=os.environ.get("ROADSCENE_DIR") or None)
     add("--redfeat", type=Path, help="VIS_IR of ReDFeat's benchmark")
     add("--mmim", type=Path, help="VIS_IR of the matching survey")
     add("--limit", type=int, default=0, help="test pairs at most; 0: all")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--publish", type=Path, help="write the tables here, as JSON")
     args = parser.parse_args(argv)
+    try:
+        check_source_flags(args)
+    except ValueError as error:
+        parser.error(str(error))
     device = torch.device(args.device)
 
-    source = script.open_source(
-        argparse.Namespace(data=args.data, download=False), Processes()
-    )
+    source = open_source(args, Processes())
     test = source.pairs(source.split.test, args.limit)
     learned: dict[str, Describe] = {}
     for folder in args.runs:

@@ -20,16 +20,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from roadscene.checkpoint import load_swinfuse
-from roadscene.data import DataError, Pair, find_pairs, read_pair
-from roadscene.download import HOW_TO_GET, download
+from roadscene.data import DataError, Pair
 from roadscene.evaluate import by_features, query_maps
 from roadscene.figures import matches_figure, training_figure
 from roadscene.model import Features
@@ -37,57 +35,22 @@ from roadscene.processes import Processes
 from roadscene.recipe import recipe
 from roadscene.report import compare, finite, table, write_json
 from roadscene.settings import Settings, add_flags, settings_from
-from roadscene.splits import Split, split_by_scene
-from roadscene.synthetic import SYNTHETIC_SPLIT, synthetic_pair
+from roadscene.sources import (
+    Source,
+    add_source_flags,
+    check_source_flags,
+    open_source,
+)
 from roadscene.training import Training
-
-
-class Source(NamedTuple):
-    """Where the pairs come from."""
-
-    label: str
-    split: Split
-    read: Callable[[str], Pair]  # by name, in full resolution
-
-    def pairs(self, names: Sequence[str], limit: int = 0) -> list[Pair]:
-        """Read the named pairs, at most `limit` of them spread evenly (0 = all)."""
-        spread = names[:: max(len(names) // limit, 1)][:limit] if limit else names
-        return [self.read(name) for name in spread]
-
-
-def open_source(args: argparse.Namespace, processes: Processes) -> Source:
-    """Find RoadScene, or fall back to made scenes."""
-    if args.download:
-        if processes.first:
-            download(args.data or "data/roadscene")
-        if processes.several:
-            dist.barrier()
-    root = args.data or ("data/roadscene" if args.download else None)
-    if root is None:
-        if processes.first:
-            print(HOW_TO_GET)
-        return Source("synthetic scenes", SYNTHETIC_SPLIT, synthetic_pair)
-    found = find_pairs(root)
-    split = split_by_scene(found)
-    for part in ("train", "validation", "test"):
-        if not getattr(split, part):
-            raise DataError(f"{root} holds no pairs for {part}; is it RoadScene?")
-    return Source("RoadScene", split, lambda name: read_pair(name, *found[name]))
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description="Fine-tune SwinFuse's features on RoadScene.",
-        epilog="Without data, runs on procedurally made scenes.",
+        description="Fine-tune SwinFuse's features on RGB-infrared pairs."
     )
+    add_source_flags(parser)
     add = parser.add_argument
-    add(
-        "--data",
-        default=os.environ.get("ROADSCENE_DIR") or None,
-        help="RoadScene's directory; default: $ROADSCENE_DIR",
-    )
-    add("--download", action="store_true", help="fetch RoadScene to --data first")
     add("--out", type=Path, default=Path("runs/roadscene"), help="where to write")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--checkpoint", type=Path, help="SwinFuse weights to start from")
@@ -100,6 +63,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     elif args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device: torch finds no CUDA device here")
     try:
+        check_source_flags(args)
         return args, settings_from(args)
     except ValueError as error:
         parser.error(str(error))

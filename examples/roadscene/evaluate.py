@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import Pair
+from .data import DataError, Pair
 from .patches import LUMA, local_contrast, sample_at
 
 __all__ = [
@@ -276,12 +276,21 @@ def summarise(per_pair: Sequence[dict[str, np.ndarray]]) -> dict[str, list[float
 def evaluate(
     search: Search, pairs: Sequence[Pair], protocol: Protocol
 ) -> dict[str, list[float]]:
-    """Return one number per metric and pair; pairs without queries are left out."""
+    """Return one number per metric and pair; pairs without queries are left out.
+
+    Raises:
+        DataError: If no pair has one.
+    """
     measured = []
     for index, pair in enumerate(pairs):
         queries = prepare_pair(pair, protocol, index)
         if len(queries.points_rgb):
             measured.append(measure_pair(search(queries), queries, protocol, index))
+    if not measured:
+        raise DataError(
+            f"None of {len(pairs)} pairs (the first is {pairs[0].name}) has places "
+            "with texture in both images: nothing can be measured."
+        )
     return summarise(measured)
 
 

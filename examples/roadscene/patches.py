@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Pair
+from .images import LUMA
 
 __all__ = [
     "Augmentation",
@@ -28,8 +29,6 @@ __all__ = [
     "sample_at",
     "sample_batch",
 ]
-
-LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)

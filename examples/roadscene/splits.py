@@ -6,6 +6,9 @@ RoadScene's frames come from a few drives, numbered in time: neighbours show one
 scene. Frames whose numbers differ by ten or less, and the near-duplicates known to lie
 further apart, form a group, and a group is never divided: with one member in the test
 set, the others are left out altogether.
+
+Of other pairs nothing is known but the order of their names, taken for that of time:
+`split_by_order` divides them into long runs, and leaves out those in between.
 """
 
 import re
@@ -13,7 +16,13 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
-__all__ = ["NEAR_DUPLICATES", "TEST_NAMES", "Split", "split_by_scene"]
+__all__ = [
+    "NEAR_DUPLICATES",
+    "TEST_NAMES",
+    "Split",
+    "split_by_order",
+    "split_by_scene",
+]
 
 # fmt: off
 TEST_NAMES = frozenset({
@@ -100,3 +109,49 @@ def split_by_scene(
         (validation if i % EVERY == EVERY // 2 else train).extend(block)
     parts = train, validation, test, left_out
     return Split(*(sorted(part) for part in parts))
+
+
+STRETCH = 50  # pairs, at least, that are divided together
+STRETCHES = 5  # of these, at most
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return what to sort names by so that ``frame_9`` comes before ``frame_10``."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"(\d+)", name)
+    ]
+
+
+def split_by_order(
+    names: Iterable[str], *, validation: float, test: float, gap: int
+) -> Split:
+    """Split names into contiguous runs; no random choice is made.
+
+    The names, numbers in them compared as such, are cut into up to five equal
+    stretches of at least 50. Each is divided into a run for validation, one for
+    training and one for test, every other stretch the other way round: equal parts
+    meet at the seams, and every border is one of a training run. From its two ends
+    `gap` names are left out, so that no neighbour of a held-out pair is trained on.
+
+    Args:
+        names: Of the pairs.
+        validation: Share for validation; at least one name of every stretch.
+        test: Share for test; the same.
+        gap: How many names between training and the others are left out.
+    """
+    names = sorted(names, key=natural)
+    count = min(max(len(names) // STRETCH, 1), STRETCHES)
+    split = Split([], [], [], [])
+    for i in range(count):
+        stretch = names[i * len(names) // count : (i + 1) * len(names) // count]
+        if i % 2:
+            stretch.reverse()
+        held, end = (max(round(x * len(stretch)), 1) for x in (validation, test))
+        middle = stretch[held : len(stretch) - end]
+        cut = max(len(middle) - gap, gap)
+        split.validation.extend(stretch[:held])
+        split.train.extend(middle[gap:cut])
+        split.left_out.extend(middle[:gap] + middle[cut:])
+        split.test.extend(stretch[max(len(stretch) - end, held) :])
+    return Split(*(sorted(part, key=natural) for part in split))

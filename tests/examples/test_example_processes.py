@@ -29,8 +29,9 @@ FEW_SCENES = f"""
 import sys
 sys.path.insert(0, {str(EXAMPLES)!r})
 import roadscene_swinfuse as script
+from roadscene import sources
 names = [f"scene_{{i:03d}}" for i in range(8)]
-script.SYNTHETIC_SPLIT = script.SYNTHETIC_SPLIT._replace(
+sources.SYNTHETIC_SPLIT = sources.SYNTHETIC_SPLIT._replace(
     train=names[:4], validation=names[4:6], test=names[6:]
 )
 script.main(sys.argv[1:])

@@ -5,6 +5,7 @@ import json
 import pytest
 import roadscene_swinfuse as script
 import torch
+from roadscene import sources
 from roadscene.data import DataError
 from roadscene.swinfuse import SwinFuse
 
@@ -19,10 +20,10 @@ def few_scenes(monkeypatch):
     """Without data, from a few of the made scenes."""
     monkeypatch.delenv("ROADSCENE_DIR", raising=False)
     names = [f"scene_{i:03d}" for i in range(8)]
-    split = script.SYNTHETIC_SPLIT._replace(
+    split = sources.SYNTHETIC_SPLIT._replace(
         train=names[:4], validation=names[4:6], test=names[6:]
     )
-    monkeypatch.setattr(script, "SYNTHETIC_SPLIT", split)
+    monkeypatch.setattr(sources, "SYNTHETIC_SPLIT", split)
 
 
 def run(out, *flags):
@@ -124,7 +125,7 @@ def test_other_weights_are_refused(tmp_path):
 def test_data_errors_reach_the_command_line(tmp_path, tiny_data):
     with pytest.raises(DataError, match="nowhere is not a directory"):
         run(tmp_path, f"--data={tmp_path / 'nowhere'}")
-    with pytest.raises(DataError, match=r"holds no pairs for .*; is it RoadScene"):
+    with pytest.raises(DataError, match=r"none is for .*data should hold RoadScene"):
         run(tmp_path, f"--data={tiny_data}")
 
 
