@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from roadscene.checkpoint import load_swinfuse
 from roadscene.data import DataError, Pair
+from roadscene.dry_run import dry_run
 from roadscene.evaluate import by_features, query_maps
 from roadscene.figures import matches_figure, training_figure
 from roadscene.model import Features
@@ -51,6 +52,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     )
     add_source_flags(parser)
     add = parser.add_argument
+    add("--dry-run", action="store_true", help="measure the pairs, and train nothing")
     add("--out", type=Path, default=Path("runs/roadscene"), help="where to write")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--checkpoint", type=Path, help="SwinFuse weights to start from")
@@ -64,6 +66,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
         parser.error("--device: torch finds no CUDA device here")
     try:
         check_source_flags(args)
+        if args.dry_run and args.resume:
+            raise ValueError("--dry-run and --resume exclude each other")
         return args, settings_from(args)
     except ValueError as error:
         parser.error(str(error))
@@ -112,18 +116,24 @@ def write_results(
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
-    """Run the example; return what metrics.json holds, or None if stopped before."""
+    """Run the example; return what metrics.json holds, None where nothing is done."""
     started = time.perf_counter()
     args, settings = parse(argv)
     device = torch.device(args.device)
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     processes = Processes.start(device)
-    args.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.out / "checkpoint.pt"
 
     # Data, divided by scene.
     source = open_source(args, processes)
+    if args.dry_run:
+        if processes.first:
+            print(dry_run(source, settings.exclude_px))
+        processes.end()
+        return None
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / "checkpoint.pt"
+
     s, split = settings, source.split
     train = source.pairs(split.train)
     validation = source.pairs(split.validation, s.validation_pairs)
