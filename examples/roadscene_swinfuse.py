@@ -30,6 +30,7 @@ from roadscene.checkpoint import load_swinfuse
 from roadscene.data import DataError, Pair
 from roadscene.dry_run import dry_run
 from roadscene.evaluate import by_features, query_maps
+from roadscene.export import save_features
 from roadscene.figures import matches_figure, training_figure
 from roadscene.model import Features
 from roadscene.processes import Processes
@@ -142,8 +143,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     if processes.first:
         print(
             f"{source.label}: {len(train)} pairs to train, {len(validation)} to "
-            f"validate, {len(test)} to test; {len(split.left_out)} too near to the "
-            "test left out"
+            f"validate, {len(test)} to test; {len(split.left_out)} left out as too near"
         )
 
     # Model and objective.
@@ -174,12 +174,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         print(f"Stopped at step {step} of {s.steps}; go on with --resume.")
         return None
     training.keep_best()
+    save_features(args.out / "features.pt", training.averaged.module, s)
     metrics = write_results(args.out, source, test, shown, training)
 
     caption = f"\n{len(test)} test pairs of {source.label}, seed {s.seed}"
     print(table(metrics["result"], caption))
     seconds = time.perf_counter() - started
-    print(f"\n{seconds:.0f} s; checkpoint, metrics and figures are in {args.out}/")
+    print(f"\n{seconds:.0f} s; features, metrics and figures are in {args.out}/")
     return metrics
 
 

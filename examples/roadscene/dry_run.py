@@ -108,7 +108,7 @@ def dry_run(source: Source, tolerance: float) -> str:
     lines = [
         f"{source.label}: {len(names)} pairs; {len(split.train)} to train, "
         f"{len(split.validation)} to validate, {len(split.test)} to test, "
-        f"{len(split.left_out)} left out in between",
+        f"{len(split.left_out)} left out as too near",
         *sizes(*zip(*shapes, strict=True)),
         *(kinds(source.files) if source.files else ()),
         *alignment(measured, tolerance),

@@ -7,7 +7,10 @@ import roadscene_swinfuse as script
 import torch
 from roadscene import sources
 from roadscene.data import DataError
+from roadscene.evaluate import Protocol, evaluate
+from roadscene.export import load_features
 from roadscene.swinfuse import SwinFuse
+from roadscene.synthetic import synthetic_pair
 
 TINY = (
     *("--steps=4", "--batch-size=2", "--crop-size=28", "--grid=4", "--downscale=8"),
@@ -72,6 +75,11 @@ def test_what_a_run_writes(tmp_path, capsys):
     assert [sum(x) for x in zip(*metrics["terms"].values(), strict=True)] == (
         pytest.approx(total, rel=1e-5)
     )
+    features = load_features(tmp_path / "features.pt")
+    test = [synthetic_pair(name) for name in metrics["test_pairs"]]
+    again = evaluate(features.describe, test, Protocol())
+    after = metrics["result"]["error"]["after"]
+    assert sum(again["error"]) / len(test) == pytest.approx(after, rel=1e-6)
     for name in ("matches.png", "training.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
