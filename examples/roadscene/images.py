@@ -103,7 +103,7 @@ def read_array(path: Path) -> np.ndarray:
         elif image.mode in DEEP_GREY:
             array = np.asarray(image)
         else:
-            image.load()  # OpenCV would return half an image without a word
+            image.load()  # says what is wrong with a damaged file; OpenCV does not
             array = deep_colour(path)
     return np.atleast_3d(array)
 

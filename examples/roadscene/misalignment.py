@@ -6,8 +6,8 @@ directions are one: of a gradient g = dx + i·dy, that is g²/|g|. Blocks of 64�
 pixels of the visible image are looked for in the infrared one, up to 8 pixels away, by
 the normalised correlation of these; the peak is refined by a parabola per axis. A block
 is believed if its peak lies inside the range and stands more than six standard
-deviations above the mean of all places but the 5×5 about it. Of blocks that are not
-believed, mostly dark or without texture, nothing is known.
+deviations above the mean of all places but the 5×5 about it. Of other blocks nothing
+is known.
 """
 
 from typing import NamedTuple

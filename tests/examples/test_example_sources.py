@@ -1,7 +1,7 @@
 """One's own pairs: folders, lists, depths, splits, and every way to get them wrong."""
 
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from roadscene.images import ImageInfo, image_info, read_image
 from roadscene.processes import Processes
 from roadscene.sources import open_source
 from roadscene.splits import split_by_order
+from roadscene.synthetic import synthetic_pair
 from roadscene.table import read_table
 
 
@@ -60,6 +61,32 @@ def test_fractions_and_gap(tmp_path):
     assert [len(part) for part in split] == [6, 3, 3, 0]
 
 
+def test_a_run_on_ones_own_thermal_images(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    for i in range(8):
+        pair = synthetic_pair(f"scene_{i:03d}")
+        rgb = (255 * pair.rgb.permute(1, 2, 0)).byte().numpy()
+        Image.fromarray(rgb).save(tmp_path / "a" / f"{i}.jpg")
+        ir = (7000 + 900 * pair.ir[0]).numpy().astype(np.uint16)  # centikelvins, say
+        Image.fromarray(ir).save(tmp_path / "b" / f"{i}.tif")
+    metrics = script.main(
+        [
+            *(f"--data-a={tmp_path / 'a'}", f"--data-b={tmp_path / 'b'}"),
+            *("--split-gap=1", "--smoke", "--steps=1", "--crop-size=28", "--grid=4"),
+            *("--device=cpu", f"--out={tmp_path / 'out'}"),
+        ]
+    )
+    assert metrics["split"] == {
+        "train": ["2", "3", "4"],
+        "validation": ["0"],
+        "test": ["6", "7"],
+        "left_out": ["1", "5"],
+    }
+    assert metrics["test_pairs"] == ["6", "7"]
+    assert (tmp_path / "out" / "features.pt").exists()
+
+
 @pytest.mark.parametrize("count", [5, 12, 49, 100, 191, 260, 1000])
 @pytest.mark.parametrize("gap", [0, 1, 3])
 def test_a_split_by_order_keeps_neighbours_apart(count, gap):
@@ -72,6 +99,9 @@ def test_a_split_by_order_keeps_neighbours_apart(count, gap):
         for one in held:
             near = names[max(place[one] - gap, 0) : place[one] + gap + 1]
             assert set(near).isdisjoint(split.train)
+    # The two that are held out do not meet, either.
+    for a, b in pairwise(names):
+        assert not ({a, b} & {*split.test} and {a, b} & {*split.validation})
     if count >= 49:
         assert len(split.test) == pytest.approx(0.2 * count, abs=3)
         assert len(split.validation) == pytest.approx(0.15 * count, abs=3)
@@ -226,6 +256,13 @@ def test_flags_go_before_the_environment(tmp_path, monkeypatch):
     assert len(opened(*own(tmp_path)).files) == 12
     with pytest.raises(DataError, match="nowhere is not a directory"):
         opened()
+
+
+def test_made_scenes_are_misaligned_on_demand():
+    source = opened("--misalignment=2.5")
+    assert source.label == "synthetic scenes, 2.5 px misaligned"
+    expected = synthetic_pair("scene_007", misalignment=2.5)
+    assert torch.equal(source.read("scene_007").ir, expected.ir)
 
 
 def test_8_bits_are_divided_and_colour_becomes_luma(tmp_path):
