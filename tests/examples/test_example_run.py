@@ -7,7 +7,7 @@ import roadscene_swinfuse as script
 import torch
 from roadscene import sources
 from roadscene.data import DataError
-from roadscene.evaluate import Protocol, evaluate
+from roadscene.evaluate import Protocol, by_features, evaluate
 from roadscene.export import load_features
 from roadscene.swinfuse import SwinFuse
 from roadscene.synthetic import synthetic_pair
@@ -77,7 +77,7 @@ def test_what_a_run_writes(tmp_path, capsys):
     )
     features = load_features(tmp_path / "features.pt")
     test = [synthetic_pair(name) for name in metrics["test_pairs"]]
-    again = evaluate(features.describe, test, Protocol())
+    again = evaluate(by_features(features.describe), test, Protocol())
     after = metrics["result"]["error"]["after"]
     assert sum(again["error"]) / len(test) == pytest.approx(after, rel=1e-6)
     for name in ("matches.png", "training.png"):
