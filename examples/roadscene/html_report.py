@@ -34,7 +34,7 @@ from .warps import random_cases
 __all__ = ["build", "page", "weights", "write_report"]
 
 PAGE = Path(__file__).parent / "page"
-PAIRS, REGISTERED = 12, 3
+PAIRS, REGISTERED, LEARNED = 12, 3, 6  # shown, registered, that colours are fitted to
 DIMS = 48
 FEATURES = 7_000_000  # bytes of features in all; a third more in the page
 QUERIES = 24  # of each pair that the page offers
@@ -267,7 +267,7 @@ def write_report(
     before = Describer(untrained, training.settings.downscale, training.device)
     states = {"before": before, "after": training.describe}
     viridis = mpl.colormaps["viridis"](np.arange(256))[:, :3]
-    content = build(states, test, spread(train, PAIRS), training.protocol) | {
+    content = build(states, test, spread(train, LEARNED), training.protocol) | {
         "colours": packed((255 * viridis).round().astype(np.uint8)),
         "table": rows(metrics["result"]),
         "training": curves(metrics),

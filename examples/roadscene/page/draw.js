@@ -188,7 +188,7 @@ function label(number) {
  * left out.
  */
 function chart(figure, { title, xLabel, yLabel, lines, log = false, floor, mark }) {
-  const [width, height, left, right, top, bottom] = [480, 270, 58, 18, 10, 40];
+  const [width, height, left, right, top, bottom] = [480, 270, 76, 18, 10, 40];
   const shown = (y) => y !== null && (!log || y > 0);
   const xs = lines.flatMap(({ x }) => x);
   const ys = lines.flatMap(({ y, low = [], high = [] }) => [...y, ...low, ...high]);
