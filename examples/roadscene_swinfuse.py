@@ -32,6 +32,7 @@ from roadscene.dry_run import dry_run
 from roadscene.evaluate import by_features, query_maps
 from roadscene.export import save_features
 from roadscene.figures import matches_figure, training_figure
+from roadscene.html_report import weights, write_report
 from roadscene.model import Features
 from roadscene.processes import Processes
 from roadscene.recipe import recipe
@@ -59,6 +60,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     add("--checkpoint", type=Path, help="SwinFuse weights to start from")
     add("--resume", action="store_true", help="continue from OUT/checkpoint.pt")
     add("--stop-at", type=int, help="stop after this step, to resume later")
+    add("--report", action="store_true", help="write OUT/report.html, to look around")
     add_flags(parser)
     args = parser.parse_args(argv)
     if args.device == "auto":
@@ -164,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
             maps = query_maps(by_features(training.describe), shown, training.protocol)
             before = training.measure(test)
             training.progress |= {"before": before, "maps": list(map(tuple, maps))}
+            training.progress["initial"] = weights(training)
     training.run(checkpoint, args.stop_at)
     finished = training.finished
     processes.end()
@@ -176,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     training.keep_best()
     save_features(args.out / "features.pt", training.averaged.module, s)
     metrics = write_results(args.out, source, test, shown, training)
+    if args.report:
+        write_report(args.out / "report.html", metrics, training, train, test)
 
     caption = f"\n{len(test)} test pairs of {source.label}, seed {s.seed}"
     print(table(metrics["result"], caption))
