@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 
 from .figures import STYLE, new_figure
-from .registration import FAILED, Method, estimate, keypoints, match
+from .registration import FAILED, Method, estimate, match, seen_by
 from .warps import Case, project
 
 __all__ = ["Registered", "checkerboard", "register_case", "registration_figure"]
@@ -42,7 +42,7 @@ def register_case(
     case: Case, method: Method, *, estimator: str = "RANSAC", threshold: float = 10.0
 ) -> Registered:
     """Match, estimate, and compare with the truth."""
-    found, _ = estimate(match(*keypoints(case, method)), estimator, threshold)
+    found, _ = estimate(match(*seen_by(method, case)), estimator, threshold)
     if found is None:
         return Registered(None, FAILED)
     off = project(found, case.corners) - project(case.truth, case.corners)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .baselines import corners
 from .evaluate import Describe, Described, Queries
-from .registration import Keypoints, keypoints, match
+from .registration import Keypoints, match, seen_by
 from .warps import Case, project
 
 __all__ = ["Colours", "View", "aligned_case", "pixels", "profile"]
@@ -69,7 +69,7 @@ class View(NamedTuple):
             rows = (self.rgb if is_rgb else self.ir).at(torch.from_numpy(points))
             return Keypoints(points, rows.cpu().numpy())
 
-        found = match(*keypoints(case, read))
+        found = match(*seen_by(read, case))
         off = project(case.truth, found.source) - found.target
         distance = np.linalg.norm(off, axis=1)
         return np.column_stack([found.source, found.target, distance])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import roadscene_compare as compare
 import roadscene_study as study
 import torch
 from roadscene.cnn import SmallCNN
@@ -363,3 +364,26 @@ def test_every_variant_is_a_setting(tmp_path):
         seen[settings] = name
     folders = {study.folder_of(tmp_path, name, 0) for name in study.VARIANTS}
     assert len(folders) == len(study.VARIANTS)
+
+
+# ------------------------------------------------------------------ the comparison
+
+
+@pytest.mark.slow
+def test_a_run_is_compared_with_what_needs_no_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("ROADSCENE_DIR", raising=False)
+    study.script.main([*TINY, f"--out={tmp_path / 'cnn'}"])
+    published = tmp_path / "comparison.json"
+    flags = "--limit=2", "--device=cpu", f"--publish={published}"
+    result = compare.main([str(tmp_path / "cnn"), *flags])
+    assert json.loads(published.read_text("utf-8")) == result
+    own = {"cnn, untrained", "cnn, trained"}
+    assert own | {"HOG", "mutual information"} <= result["localisation"].keys()
+    (registered,) = result["registration"].values()
+    assert {f"{name} · MAGSAC" for name in own | {"SIFT", "ORB"}} <= registered.keys()
+    assert len(result["pairs"]) == 2
+    # What the run says of itself, of the same pairs, is what is found here.
+    metrics = json.loads((tmp_path / "cnn" / "metrics.json").read_text("utf-8"))
+    here = result["localisation"]["cnn, trained"]["top1"]
+    assert here == pytest.approx(metrics["result"]["top1"]["after"])
+    assert "NCM@3" in capsys.readouterr().out
