@@ -251,6 +251,21 @@ def test_batches_are_drawn_anew_from_the_generator():
     assert len(runs[0].unique()) == 4
 
 
+def test_rows_with_a_graph_are_constants():
+    """Features of an encoder: its graph is neither freed nor given gradients."""
+    x, y = (z.float() for z in two_samples((12, 12), dim=2))
+    leaf = x.clone().requires_grad_()
+    features = 2 * leaf
+    plain, graph = (xl.GaussianKernel(1.0, learn=True) for _ in range(2))
+    expected = two_sample.fit_kernel(2 * x, y, plain, steps=3)
+    assert torch.equal(two_sample.fit_kernel(features, y, graph, steps=3), expected)
+    assert leaf.grad is None
+    features.sum().backward()
+    result = two_sample.deep_kernel_test(leaf, y, graph, steps=3)
+    assert not result.null.requires_grad
+    assert (leaf.grad == 2).all()
+
+
 def test_pairs_stay_together_in_batches():
     """Of equal batches every H is 0, whatever rows are drawn."""
     x, _ = two_samples((20, 20), dim=2)

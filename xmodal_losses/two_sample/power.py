@@ -23,6 +23,7 @@ from xmodal_losses.distribution.mmd_variance import (
     influences,
 )
 from xmodal_losses.distribution.multi_kernel import MultiKernel
+from xmodal_losses.two_sample import require
 
 __all__ = ["fit_weights", "power_criterion"]
 
@@ -100,10 +101,7 @@ def fit_weights(
             f"fit_weights: kernel must be a MultiKernel, got {type(kernel).__name__}."
         )
     _check("fit_weights", z_a, z_b, kernel, estimator, ridge)
-    if z_a.ndim != 2:
-        raise ValueError(
-            f"fit_weights: z_a must be one batch (N, D), got shape {tuple(z_a.shape)}."
-        )
+    require.batches("fit_weights", z_a, z_b, paired=estimator == "paired")
     estimates: list[Tensor] = []
     found: list[list[Tensor]] = []
     with torch.no_grad():
@@ -119,6 +117,7 @@ def fit_weights(
             of_rows = of_rows - of_rows.mean(-1, keepdim=True)
             n = of_rows.shape[-1]
             q += 4 * _rows(matrices.xy) / n**2 * (of_rows @ of_rows.mT)
+        require.finite("fit_weights", "kernel", d, q, where=" on the samples")
         if (d > 0).any():
             beta = _non_negative(q, d)
         else:
