@@ -16,12 +16,9 @@ from torch import Tensor, nn
 
 from xmodal_losses._core import checks, pairs, precision
 from xmodal_losses._core.pairs import Pairs, Pool
+from xmodal_losses.distribution.base_kernel import Bind, Kernel, Shift, check_kernel
 from xmodal_losses.distribution.kernels import (
-    Bind,
     GaussianKernel,
-    Kernel,
-    Shift,
-    check_kernel,
 )
 from xmodal_losses.distribution.multi_kernel import refuse_maps
 

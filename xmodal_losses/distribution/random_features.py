@@ -21,13 +21,12 @@ from torch import Tensor
 from xmodal_losses._core import checks, pairs
 from xmodal_losses._core.pairs import Pool
 from xmodal_losses._core.pairs.kernel_mean import inner
+from xmodal_losses.distribution.base_kernel import Kernel, ScaledKernel
 from xmodal_losses.distribution.kernels import (
     GaussianKernel,
     InverseMultiquadricKernel,
-    Kernel,
     LaplacianKernel,
     MaternKernel,
-    ScaledKernel,
 )
 from xmodal_losses.distribution.multi_kernel import leaves
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks
+from xmodal_losses.distribution.base_kernel import Kernel
 from xmodal_losses.distribution.kernels import (
     GaussianKernel,
     InverseMultiquadricKernel,
-    Kernel,
     LaplacianKernel,
     MaternKernel,
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks
-from xmodal_losses.distribution.kernels import Kernel, check_kernel
+from xmodal_losses.distribution.base_kernel import Kernel, check_kernel
 from xmodal_losses.distribution.mmd_variance import STATISTICS, Statistic
 from xmodal_losses.two_sample import require
 from xmodal_losses.two_sample.power import power_criterion

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks
+from xmodal_losses.distribution.base_kernel import Kernel, check_kernel
 from xmodal_losses.distribution.gram import gram
-from xmodal_losses.distribution.kernels import Kernel, check_kernel
 from xmodal_losses.distribution.mmd_variance import (
     STATISTICS,
     Statistic,

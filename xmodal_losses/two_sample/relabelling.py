@@ -26,8 +26,8 @@ from torch import Tensor
 
 from xmodal_losses._core import checks, precision
 from xmodal_losses._core.draws import uniform
+from xmodal_losses.distribution.base_kernel import Kernel, check_kernel
 from xmodal_losses.distribution.gram import Gram, gram
-from xmodal_losses.distribution.kernels import Kernel, check_kernel
 from xmodal_losses.two_sample import require
 from xmodal_losses.two_sample.result import KernelTestResult
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from xmodal_losses.distribution.kernels import Kernel
+from xmodal_losses.distribution.base_kernel import Kernel
 
 
 @dataclass(frozen=True)
