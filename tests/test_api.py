@@ -91,6 +91,7 @@ KERNELS = {
     "EnergyKernel",
     "GaussianKernel",
     "InverseMultiquadricKernel",
+    "JointKernel",
     "Kernel",
     "LaplacianKernel",
     "LinearKernel",
@@ -366,6 +367,7 @@ SIGNATURES = {
     "LinearKernel": "()",
     "EnergyKernel": "()",
     "MultiKernel": "(kernels, weights=None, *, learn=False)",
+    "JointKernel": "(kernels, widths)",
     "DeepKernel": "(network, *, feature_kernel=None, input_kernel=None, epsilon=0.5)",
     "RandomFeatures": "(kernel, dim, *, num_features=256, generator=None)",
 }

@@ -13,6 +13,7 @@ A kernel module maps rows ``x (…, N, D)`` and ``y (…, M, D)`` to the matrix
 :class:`LinearKernel`                   :math:`\langle x, y \rangle`
 :class:`PolynomialKernel`               :math:`(\gamma \langle x, y \rangle + c)^p`
 :class:`~xmodal_losses.MultiKernel`     :math:`\sum_u w_u k_u`
+:class:`~xmodal_losses.JointKernel`     :math:`\prod_l k_l`, each of some columns
 :class:`~xmodal_losses.DeepKernel`      a kernel of what a network makes of rows
 :class:`~xmodal_losses.RandomFeatures`  one of these, from random frequencies
 ======================================= ===============================================

@@ -9,8 +9,9 @@ A kernel that depends on :math:`x - y` is a mean over frequencies
                               + \sin w_f^\top x \, \sin w_f^\top y .
 
 The right-hand side is a kernel itself, the inner product of 2F features of either row:
-an MMD of it is a function of their means, in O((N + M)·F·D). Its error against that of
-the left-hand side is O(F^{-1/2}).
+an MMD of it is a function of their means, in O((N + M)·F·D)
+(:cite:t:`zhao2015fastmmd`). Its error against that of the left-hand side is
+O(F^{-1/2}).
 """
 
 from collections.abc import Callable
