@@ -85,7 +85,7 @@ def fit_weights(
         kernel: The kernels. Their weights do not count, their bandwidths stay as they
             are.
         estimator: As in :func:`~xmodal_losses.two_sample.power_criterion`.
-        ridge: As in the formula; the default is that of the paper.
+        ridge: > 0, as in the formula; the default is that of the paper.
 
     Returns:
         A sum of the same kernels.
@@ -101,6 +101,8 @@ def fit_weights(
             f"fit_weights: kernel must be a MultiKernel, got {type(kernel).__name__}."
         )
     _check("fit_weights", z_a, z_b, kernel, estimator, ridge)
+    # Without it, kernels of one value each could not be told apart.
+    checks.number("fit_weights", "ridge", ridge, above=0.0)
     require.batches("fit_weights", z_a, z_b, paired=estimator == "paired")
     estimates: list[Tensor] = []
     found: list[list[Tensor]] = []
@@ -151,13 +153,13 @@ def _non_negative(q: Tensor, d: Tensor) -> Tensor:
         while True:
             best = torch.zeros_like(d)
             best[free] = torch.linalg.solve(q[free][:, free], d[free])
-            out = free & (best <= 0)
+            out = free & (best < 0)
             if not out.any():
                 break
             # As far as the first that would turn negative, which stays at 0.
             reach = (beta / (beta - best)).masked_fill(~out, torch.inf)
             first = reach.argmin()
-            beta = (beta + reach[first] * (best - beta)).clamp_min(0.0)
+            beta = beta + reach[first] * (best - beta)
             free[first] = False
         beta = best
     return beta
