@@ -124,6 +124,7 @@ def fit_kernel(
 
     Args:
         z_a: Embeddings of modality *a*, shape ``(N, D)``: rows that are not tested.
+            They get no gradient.
         z_b: Embeddings of modality *b*, shape ``(M, D)``.
         kernel: A kernel with parameters.
         optimizer: Any optimiser, of those parameters of the kernel that are to be
