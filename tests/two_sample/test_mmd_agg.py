@@ -180,6 +180,20 @@ def test_the_p_value_is_the_smallest_level_that_rejects():
         result = mmd_agg(x, y, generator=seeded(), alpha=alpha, **options)
         assert result.rejected == verdict
         assert result.p_value == p_value
+        assert (result.statistic > result.threshold) == verdict
+        assert any(test.rejected for test in result.tests) == verdict
+
+
+def test_the_clearest_of_many_is_the_furthest_in_standard_deviations():
+    """Where all p-values are the smallest there is; scales of kernels do not count."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 100))
+    values[:, 0] = 30.0, 90.0, 60.0
+    values *= np.array([[100.0], [1.0], [10.0]])
+    noise = torch.full((3,), 1e-8, dtype=torch.float64)
+    found = aggregate(torch.tensor(values), noise, [1 / 3] * 3, 50, 0.1)
+    assert len(set(found.p_values)) == 1
+    assert found.clearest == 1
 
 
 @given(seed=st.integers(0, 10**6), shift=st.sampled_from([0.0, 0.5, 1.5]))
