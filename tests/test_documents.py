@@ -111,6 +111,7 @@ def test_version_is_one():
         ("docs", "embedding_diagnostics.md"),
         ("docs", "two_sample.md"),
         ("docs", "deep_kernel.md"),
+        ("docs", "losses", "mmd.md"),
     ],
     ids="/".join,
 )
