@@ -286,6 +286,37 @@ def test_dependent_columns_without_a_ridge(kind, objective):
     assert all(grad.isfinite().all() for grad in grads)
 
 
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+@pytest.mark.parametrize(("n", "d", "rank"), [(40, 6, 3), (200, 64, 16), (60, 30, 20)])
+def test_both_without_full_rank_and_without_a_ridge(n, d, rank, scale):
+    """What is left of rounding in both counts for nothing: no correlation, no slope."""
+    rng = np.random.default_rng(5)
+    basis = rng.normal(size=(2, n, rank))
+    basis[1] += basis[0]
+    mixing = rng.normal(size=(2, rank, d))
+    z_a, z_b = (z @ m + 1 for z, m in zip(basis, mixing, strict=True))
+    for options in (
+        {},
+        {"num_components": 2},
+        {"num_components": rank + 2},
+        {"objective": "frobenius"},
+        {"objective": "frobenius", "num_components": rank + 2},
+    ):
+        some = options | {"ridge": 0.0, "ridge_scale": scale}
+        inputs = {"z_a": z_a, "z_b": z_b}
+        value, *grads = value_and_grad(SPEC, inputs, **some)
+        few = some | {"num_components": min(options.get("num_components", rank), rank)}
+        expected, *own = value_and_grad(SPEC, {"z_a": basis[0], "z_b": basis[1]}, **few)
+        # Rounding errors of the covariances are all there is, and cubed.
+        assert_allclose(value, expected, rtol=1e-4)
+        for grad, reference, m in zip(grads, own, mixing, strict=True):
+            # Along the rows' own space; and across it, where nothing is.
+            grad = grad.numpy()
+            assert_allclose(grad @ m.T, reference, rtol=1e-6, atol=1e-7)
+            across = grad - grad @ np.linalg.pinv(m) @ m
+            assert np.linalg.norm(across) < 1e-2 * np.linalg.norm(grad) + 1e-6
+
+
 def test_compute_dtype():
     inputs = SPEC.draw(Case(rows=(24, 24)))
     expected, *references = value_and_grad(SPEC, inputs, torch.float32)

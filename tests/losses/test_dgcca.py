@@ -75,6 +75,47 @@ def test_a_relative_ridge_does_not_see_the_scale_of_a_view():
         assert np.isclose(*values, rtol=1e-10) == same
 
 
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+def test_views_without_full_rank_and_without_a_ridge(scale):
+    """Directions in which no view varies count for nothing, and are not pushed."""
+    rng = np.random.default_rng(13)
+    shared = rng.normal(size=(40, 3))
+    views = [
+        (shared + rng.normal(size=(40, 3))) @ rng.normal(size=(3, 6)) for _ in range(3)
+    ]
+    for k in (1, 3, 9, 12, 18):  # from 9 on these are the ranks of the views
+        options = {"num_components": k, "ridge": 0.0, "ridge_scale": scale}
+        value, *grads = value_and_grad(SPEC, {"views": views}, **options)
+        assert_allclose(value, SPEC.expected({"views": views}, **options), rtol=1e-5)
+        if k >= 9:
+            assert all(grad.abs().max() < 1e-3 for grad in grads)
+
+
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_gradient_where_eigenvalues_repeat(k, scale):
+    """Four equal ones: of all four exact; of fewer one of the subgradients.
+
+    Along any direction it is then between the slopes on either side.
+    """
+    q = torch.linalg.qr(torch.randn(16, 4, dtype=torch.float64)).Q
+    q = torch.linalg.qr(q - q.mean(0)).Q * 15**0.5
+    inputs = {"views": [q.numpy()] * 3}
+    options = {"num_components": k, "ridge": 0.1, "ridge_scale": scale}
+    _, *grads = value_and_grad(SPEC, inputs, **options)
+    rng = np.random.default_rng(14)
+    for _ in range(10):
+        along = [rng.normal(size=(16, 4)) for _ in range(3)]
+        slope = sum((g.numpy() * a).sum() for g, a in zip(grads, along, strict=True))
+        before, here, after = (
+            SPEC.expected({"views": [q.numpy() + step * a for a in along]}, **options)
+            for step in (-1e-6, 0.0, 1e-6)
+        )
+        left, right = (here - before) / 1e-6, (after - here) / 1e-6
+        assert right - 1e-4 < slope < left + 1e-4
+        assert (left - right < 1e-4) == (k == 4)
+
+
 def test_gradient_and_problem_of_the_paper():
     """∂Σλ/∂Z_j = 2GU_jᵀ − 2Z_jU_jU_jᵀ, and Σ‖G − Z_jU_j‖² = VK − Σλ."""
     inputs = SPEC.draw(ViewCase(rows=14), 6)
