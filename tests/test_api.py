@@ -75,7 +75,7 @@ LOSSES = {
     "noise_regularization": ("NoiseRegularizationLoss", "correlation/noise.py"),
     "eckart_young": ("EckartYoungLoss", "correlation/eckart_young.py"),
 }
-# What has tests and costs of its own: of one batch, or of several views.
+# What has tests of its own: of one batch, of several views, or of places.
 OF_THEIR_OWN = {
     "contrastive_center",
     "dgcca",
