@@ -5,11 +5,11 @@ import pytest
 import scipy.linalg
 import torch
 from numpy.testing import assert_allclose
-from sklearn.datasets import load_iris, load_linnerud
 
 import xmodal_losses.functional as F
 from counting import Work
 from harness import Case, to_torch, value_and_grad
+from published import CORRELATIONS, digits
 from reference.dcca import canonical_correlations
 from specs import BY_NAME
 from tolerances import SAME
@@ -17,26 +17,11 @@ from xmodal_losses._core.moments import products
 
 SPEC = BY_NAME["dcca"]
 
-PUBLISHED = {
-    # SAS PROC CANCORR, "fitness club".
-    "linnerud": (0.795608, 0.200556, 0.072570),
-    # R, cancor(iris[, 1:2], iris[, 3:4]).
-    "iris": (0.940969, 0.123937),
-}
 
-
-def _published(name):
-    if name == "linnerud":
-        data = load_linnerud()
-        return torch.tensor(data.data), torch.tensor(data.target)
-    data = load_iris().data
-    return torch.tensor(data[:, :2]), torch.tensor(data[:, 2:])
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_correlations(name):
-    z_a, z_b = _published(name)
-    rho = np.array(PUBLISHED[name])
+@pytest.mark.parametrize("data", CORRELATIONS)
+def test_published_correlations(data):
+    z_a, z_b = data()
+    rho = np.array(CORRELATIONS[data])
     options = {"ridge": 0.0}
     for k in range(1, len(rho) + 1):
         value = F.dcca(z_a, z_b, num_components=k, **options)
@@ -345,9 +330,21 @@ def test_tied_correlations(objective):
         assert_allclose(grad, reference, **SPEC.gradient_tolerance)
 
 
+@pytest.mark.parametrize("k", [None, 10])
+def test_digits(k):
+    """Left and right halves, beside the angles between the spaces of their pixels."""
+    z_a, z_b = digits()
+    rho = canonical_correlations(z_a.numpy(), z_b.numpy(), np.ones(len(z_a)))
+    assert_allclose(rho.sum(), 9.384309, atol=1e-6)
+    options = {"num_components": k, "ridge": 0.0}
+    assert_allclose(F.dcca(z_a, z_b, **options), -rho[:k].sum(), rtol=1e-9)
+    value = F.dcca(z_a, z_b, objective="frobenius", **options)
+    assert_allclose(value, -(rho[:k] ** 2).sum(), rtol=1e-9)
+
+
 def test_reference_agrees_with_the_published_correlations():
-    for name, rho in PUBLISHED.items():
-        z_a, z_b = (z.numpy() for z in _published(name))
+    for data, rho in CORRELATIONS.items():
+        z_a, z_b = (z.numpy() for z in data())
         actual = canonical_correlations(z_a, z_b, np.ones(len(z_a)))
         assert_allclose(actual, rho, atol=5e-7)
 

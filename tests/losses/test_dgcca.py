@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
 from counting import Work
+from published import digits
 from reference.dcca import canonical_correlations
 from view_specs import VIEWS_BY_NAME, ViewCase, to_torch, value_and_grad
 
@@ -36,6 +38,29 @@ def test_two_views_have_the_gradient_of_dcca():
     F.dcca(*views, num_components=2, ridge=0.0).backward()
     for grad, z in zip(grads, views, strict=True):
         assert_allclose(grad, z.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [10, 30])
+def test_digits_in_two_halves(k):
+    """The correlations of linear CCA, and 1 for each."""
+    rho = canonical_correlations(*(z.numpy() for z in digits()), np.ones(1797))
+    assert_allclose(rho.sum(), 9.384309, atol=1e-6)
+    value = F.dgcca(digits(), num_components=k, ridge=0.0)
+    assert_allclose(value, -k - rho[:k].sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_digits_in_three_strips(ridge, masked):
+    """Beside the N x N sum of projections, from singular vectors of the strips."""
+    images = load_digits().images[:500]
+    strips = (images[:, :3], images[:, 3:5], images[:, 5:])
+    inputs = {"views": [strip.reshape(500, -1) for strip in strips]}
+    if masked:
+        inputs["mask"] = np.random.default_rng(0).random((3, 500)) < 0.8
+    options = {"num_components": 10, "ridge": ridge}
+    value = SPEC(to_torch(inputs, grad=False), **options)
+    assert_allclose(value, SPEC.expected(inputs, **options), rtol=1e-9)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
