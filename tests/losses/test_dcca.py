@@ -314,6 +314,30 @@ def test_compute_dtype():
         assert_allclose(grad, reference, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"num_components": 2}, {"ridge": 0.0}], ids=str
+)
+@pytest.mark.parametrize("to", [0.0, 0.3])
+def test_a_modality_that_has_collapsed_gets_no_gradient(to, options):
+    """Nor does the other one; the kink of the trace norm would push either somewhere."""
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(4, 3)))
+    inputs["z_a"][:] = to
+    value, *grads = value_and_grad(SPEC, inputs, **options)
+    assert value == 0
+    assert all((grad == 0).all() for grad in grads)
+
+
+def test_a_correlation_of_zero_gets_no_gradient():
+    """One column of a belongs to nothing in b, exactly."""
+    q = torch.linalg.qr(torch.eye(8, dtype=torch.float64)[:, :4] - 1 / 8).Q
+    inputs = {"z_a": q[:, :2].numpy(), "z_b": q[:, [0, 2]].numpy()}
+    value, grad, _ = value_and_grad(SPEC, inputs, ridge=0.1)
+    _, expected, _ = value_and_grad(SPEC, inputs, ridge=0.1, num_components=1)
+    assert value < 0
+    assert_allclose(grad, expected, atol=1e-12)
+    assert_allclose(grad[:, 1], 0, atol=1e-12)
+
+
 @pytest.mark.parametrize("objective", ["trace", "frobenius"])
 def test_tied_correlations(objective):
     """Equal singular values: the gradient is that of the sum, hence well defined."""

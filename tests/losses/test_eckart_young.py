@@ -62,10 +62,9 @@ def test_its_minimum_over_linear_maps_is_minus_squared_eigenvalues(dims, k):
 
 
 def test_digits():
-    """Of left and right halves the minimum is minus the squares of linear CCA.
+    """Left and right halves: the minimum is minus the squares of linear CCA.
 
-    Components of variance 1 each come from scikit-learn's digits by another route, and
-    are given the variance ρ in both views together.
+    Its components have variance 1, and are given ρ in both views together.
     """
     z_a, z_b = digits()
     projector = xl.CCAProjector(32, 32, num_components=30, ridge=0.0)
