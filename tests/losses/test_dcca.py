@@ -319,7 +319,7 @@ def test_compute_dtype():
 )
 @pytest.mark.parametrize("to", [0.0, 0.3])
 def test_a_modality_that_has_collapsed_gets_no_gradient(to, options):
-    """Nor does the other one; the kink of the trace norm would push either somewhere."""
+    """Nor does the other one: the kink of the trace norm could push either."""
     inputs = SPEC.draw(Case(rows=(12, 12), dims=(4, 3)))
     inputs["z_a"][:] = to
     value, *grads = value_and_grad(SPEC, inputs, **options)
