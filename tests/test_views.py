@@ -244,6 +244,16 @@ def test_nothing_there_is_nothing(spec, case):
     assert (results[2] == 0).all()
 
 
+@each_covering_view_case
+def test_a_problem_in_which_a_view_has_no_rows_counts(spec, case):
+    """In the mean over problems, for what the other views have."""
+    inputs = spec.draw(replace(case, lead=(2,), masked=True), 20)
+    inputs["mask"][1, 1] = False
+    options = {k: v for k, v in case.options.items() if k != "estimator"}
+    value = spec(to_torch(inputs), **options)
+    assert_allclose(value.detach(), spec.expected(inputs, **options), **VALUE)
+
+
 @pytest.mark.parametrize("lead", [(3,), (2, 2)], ids=str)
 @each_view_case
 def test_batched_equals_loop(spec, case, lead):
