@@ -8,7 +8,8 @@ import pytest
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
-from test_api import LOSSES, OF_THEIR_OWN, PACKAGE, ROOT, sources
+from test_api import LOSSES, OF_THEIR_OWN, PACKAGE, ROOT
+from test_layers import sources
 from xmodal_losses import dense, diagnostics, two_sample
 
 
