@@ -42,6 +42,33 @@ def _in_bags(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     return call
 
 
+def _in_images(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss of the places of images as one of rows, four of an image."""
+
+    def call(z_a: Tensor, z_b: Tensor) -> Tensor:
+        return loss(z_a.unflatten(0, (-1, 4)), z_b.unflatten(0, (-1, 4)))
+
+    return call
+
+
+def _of_three(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss of views as one of rows; the third view is the first, and noise."""
+
+    def call(z_a: Tensor, z_b: Tensor) -> Tensor:
+        return loss([z_a, z_b, z_a + z_b.roll(1, 0)])
+
+    return call
+
+
+def _with_noise(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss of rows, and of data and noise that have nothing in common."""
+
+    def call(z_a: Tensor, z_b: Tensor) -> Tensor:
+        return loss(z_a, z_b, z_a.detach(), z_b.detach().roll(1, 0))
+
+    return call
+
+
 CASES = (
     Case("info_nce", F.info_nce, plain.info_nce, "equal work"),
     Case("nt_xent", F.nt_xent, plain.nt_xent, "equal work"),
@@ -91,6 +118,12 @@ CASES = (
     Case("barlow_twins", F.barlow_twins, plain.barlow_twins, "equal work"),
     Case("vicreg", F.vicreg, plain.vicreg, "equal work"),
     Case(
+        "vicreg_local",
+        _in_images(F.vicreg_local),
+        _in_images(plain.vicreg_local),
+        "equal work",
+    ),
+    Case(
         "soft_decorrelation",
         F.soft_decorrelation,
         plain.soft_decorrelation,
@@ -100,6 +133,30 @@ CASES = (
         "dcca",
         F.dcca,
         plain.dcca,
+        "library in float64 by Cholesky; plain in the dtype of its input by eigh",
+    ),
+    Case(
+        "mcca",
+        _of_three(F.mcca),
+        _of_three(plain.mcca),
+        "library in float64 by Cholesky; plain in the dtype of its input by eigh",
+    ),
+    Case(
+        "dgcca",
+        _of_three(partial(F.dgcca, num_components=8)),
+        _of_three(plain.dgcca),
+        "library in float64; plain in the dtype of its input",
+    ),
+    Case(
+        "eckart_young",
+        _of_three(F.eckart_young),
+        _of_three(plain.eckart_young),
+        "library in float64, all covariances; plain in the dtype of its input",
+    ),
+    Case(
+        "noise_regularization",
+        _with_noise(F.noise_regularization),
+        _with_noise(plain.noise_regularization),
         "library in float64 by Cholesky; plain in the dtype of its input by eigh",
     ),
 )

@@ -15,12 +15,16 @@ Barlow Twins         whichever takes less; symmetric results are not counted hal
 Similarity           one product of twice the width, and a gradient for each side:
 preservation         8·N²·D operations
 losses of centres    no products of rows: both batches read, and two gradients written
-Deep CCA             three covariances and the four products of their gradients; the
-                     decompositions of D×D matrices are left out
+Deep CCA, multiset   covariances of all views and of all pairs, and for each the
+CCA, noise           products of its gradients (none of data and noise); the
+regularisation       decompositions of D×D matrices are left out
+DGCCA                the same covariances, and rows along K directions and back
+Eckart-Young         one second moment of all rows, and one gradient for each view
 ===================  ================================================================
 """
 
 from collections.abc import Callable
+from itertools import combinations_with_replacement, product
 
 import torch
 from torch import Tensor
@@ -74,6 +78,38 @@ def _covariances(z_a: Tensor, z_b: Tensor) -> None:
     _ = z_a @ c, z_b @ c.T, z_b @ c, z_a @ c.T
 
 
+def _views(z_a: Tensor, z_b: Tensor) -> list[Tensor]:
+    return [z_a, z_b, z_a]  # three, as in `cases`
+
+
+def _of_all_pairs(z_a: Tensor, z_b: Tensor) -> None:
+    views = _views(z_a, z_b)
+    for left, right in combinations_with_replacement(views, 2):
+        c = left.T @ right
+    for left, _ in product(views, views):
+        _ = left @ c
+
+
+def _along_directions(z_a: Tensor, z_b: Tensor) -> None:
+    views = _views(z_a, z_b)
+    for left, right in combinations_with_replacement(views, 2):
+        c = left.T @ right
+    for z in views:
+        _ = z @ c[:, :8] @ c[:8]
+
+
+def _with_noise(z_a: Tensor, z_b: Tensor) -> None:
+    _covariances(z_a, z_b)
+    for left, right in ((z_a, z_a), (z_a, z_b), (z_b, z_b)):
+        _ = left.T @ right
+
+
+def _of_places(z_a: Tensor, z_b: Tensor) -> None:
+    a, b = (z.unflatten(0, (-1, 4)).transpose(0, 1) for z in (z_a, z_b))
+    for _ in range(4):  # as of VICReg
+        _ = a @ b.mT if a.shape[1] <= a.shape[2] else a.mT @ b
+
+
 def _nt_xent(z_a: Tensor, z_b: Tensor) -> None:
     z = torch.cat((z_a, z_b))
     logits = z @ z.mT
@@ -107,7 +143,13 @@ FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     # Two Gram matrices and their gradients, or one cross moment and two gradients.
     "barlow_twins": _moments(4, 3),
     "vicreg": _moments(4, 4),
+    "vicreg_local": _of_places,
     # Two second moments and their gradients.
     "soft_decorrelation": _moments(4, 4),
     "dcca": _covariances,
+    "mcca": _of_all_pairs,
+    "dgcca": _along_directions,
+    # Six Gram matrices and the nine products of their gradients, or three of each.
+    "eckart_young": _moments(15, 6),
+    "noise_regularization": _with_noise,
 }

@@ -7,6 +7,9 @@ inputs, and do not have what the library adds: weights, masks, leading dimension
 care for rounding and singular points.
 """
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,12 +21,16 @@ __all__ = [
     "dcca",
     "debiased",
     "decoupled",
+    "dgcca",
+    "eckart_young",
     "hetero_center",
     "hetero_center_triplet",
     "info_nce",
     "info_nce_loop",
+    "mcca",
     "mil_nce",
     "mmd",
+    "noise_regularization",
     "nt_xent",
     "sigmoid_contrastive",
     "similarity_preservation",
@@ -32,6 +39,7 @@ __all__ = [
     "soft_info_nce",
     "sup_con",
     "vicreg",
+    "vicreg_local",
 ]
 
 
@@ -248,6 +256,19 @@ def vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
     return loss
 
 
+def vicreg_local(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Return the same of each place of registered maps, N × P × D, as in VICRegL."""
+    n, _, d = z_a.shape
+    loss = 25 * (z_a - z_b).square().mean()
+    for z in (z_a, z_b):
+        z = (z - z.mean(0)).transpose(0, 1)
+        loss = loss + 25 * F.relu(1 - (z.var(1) + 1e-4).sqrt()).mean() / 2
+        cov = z.mT @ z / (n - 1)
+        on = cov.diagonal(dim1=1, dim2=2).square().sum(1)
+        loss = loss + (cov.square().sum((1, 2)) - on).mean() / d / 2
+    return loss
+
+
 def dcca(z_a: Tensor, z_b: Tensor, ridge: float = 1e-4) -> Tensor:
     """Return minus the sum of canonical correlations, whitened by eigenvectors."""
     a, b = z_a - z_a.mean(0), z_b - z_b.mean(0)
@@ -260,6 +281,44 @@ def dcca(z_a: Tensor, z_b: Tensor, ridge: float = 1e-4) -> Tensor:
 
     whitened = inverse_root(a) @ (a.T @ b / dof) @ inverse_root(b)
     return -torch.linalg.svdvals(whitened).sum()
+
+
+def mcca(views: Sequence[Tensor]) -> Tensor:
+    """Return `dcca` of all pairs of views, one after the other."""
+    return torch.stack([dcca(*pair) for pair in combinations(views, 2)]).sum()
+
+
+def dgcca(
+    views: Sequence[Tensor], num_components: int = 8, ridge: float = 1e-4
+) -> Tensor:
+    """Return minus the largest eigenvalues of all views' whitened rows, side by side.
+
+    Each view is whitened by Cholesky's factor: no derivative of eigenvectors.
+    """
+    whitened, dof = [], len(views[0]) - 1
+    for z in views:
+        z = z - z.mean(0)
+        cov = z.T @ z / dof + ridge * torch.eye(z.shape[1], device=z.device).to(z)
+        root = torch.linalg.cholesky(cov)
+        whitened.append(torch.linalg.solve_triangular(root, z.T, upper=False))
+    w = torch.cat(whitened)
+    return -torch.linalg.eigvalsh(w @ w.T / dof)[-num_components:].sum()
+
+
+def eckart_young(views: Sequence[Tensor]) -> Tensor:
+    """Return what the views share, doubled and negative, and their energy."""
+    views, dof = [z - z.mean(0) for z in views], len(views[0]) - 1
+    own = torch.stack([z.square().sum() for z in views]).sum()
+    shared = torch.stack(views).sum(0).square().sum() - own
+    rows = torch.cat(views)
+    return (rows.T @ rows / dof).square().sum() - 2 * shared / dof
+
+
+def noise_regularization(
+    z: Tensor, z_noise: Tensor, x: Tensor, noise: Tensor
+) -> Tensor:
+    """Return how far `dcca` of encoded data and noise is from that of these."""
+    return (dcca(z, z_noise) - dcca(x, noise)).abs()
 
 
 def soft_decorrelation(z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -58,9 +58,14 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "coral": [_moments(128), _moments(1024), _moments(8192)],
     "barlow_twins": [_moments(128), _moments(1024), _moments(8192)],
     "vicreg": [_moments(128), _moments(1024), _moments(8192)],
+    "vicreg_local": [_moments(128)],
     "soft_decorrelation": [_moments(128), _moments(1024)],
+    "eckart_young": [_moments(128), _moments(1024)],
     # Its decompositions grow as D³, and N < D has no canonical correlations to find.
     "dcca": [[(256, 128), (1024, 128), (8192, 128)], [(1024, 512), (8192, 512)]],
+    "mcca": [[(1024, 128), (8192, 128)]],
+    "dgcca": [[(1024, 128), (8192, 128)]],
+    "noise_regularization": [[(1024, 128), (8192, 128)]],
     "info_nce_groups": [[(groups, 256, 128) for groups in (4, 16, 64, 256)]],
 }
 # The power of N with which a call grows at least; how fast it does is found by trying.

@@ -242,9 +242,15 @@ def mmd() -> Iterator[Case]:
         ),
         (((0.5, -1.0, 0.25),), ((1.5, 0.75, -0.5),)),
     )
-    for kernel, estimator in product(
-        (*single, None, mixture, mean, nested, few, of_sum), estimators
-    ):
+    joint = kernels.JointKernel(
+        (mean, kernels.GaussianKernel("median", factor=0.5)), (1,)
+    )
+    placed = kernels.JointKernel(
+        (kernels.LaplacianKernel("mean", norm=1), kernels.PolynomialKernel(2)), (2,)
+    )
+    of_joint = kernels.MultiKernel((joint, kernels.EnergyKernel()), (0.6, 0.3))
+    sums = (mixture, mean, nested, few, of_sum, joint, placed, of_joint)
+    for kernel, estimator in product((*single, None, *sums), estimators):
         options = {"kernel": kernel, "estimator": estimator}
         yield Case(options, (5, 5), (3, 3))
         if estimator != "linear":

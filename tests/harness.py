@@ -179,6 +179,8 @@ class LossSpec:
 def label(value: Any) -> str:
     if isinstance(value, kernels.MultiKernel):
         return f"Multi{len(value.kernels)}"
+    if isinstance(value, kernels.JointKernel):
+        return "Joint(" + ",".join(map(label, value.kernels)) + ")"
     if isinstance(value, kernels.RandomFeatures):
         return f"RandomFeatures({label(value.kernel)})"
     if hasattr(value, "fixed"):
@@ -200,8 +202,14 @@ def to_package(options: dict, width: int = 3) -> dict:
 
 def _kernel(kernel: Any, width: int = 3) -> torch.nn.Module:
     if isinstance(kernel, kernels.MultiKernel):
-        members = [_kernel(k) for k in kernel.kernels]
+        members = [_kernel(k, width) for k in kernel.kernels]
         return xl.MultiKernel(members, weights=kernel.weights)
+    if isinstance(kernel, kernels.JointKernel):
+        # Parts of no columns are left out.
+        cuts = [0, *(cut for cut in kernel.cuts if cut < width), width]
+        widths = np.diff(cuts).tolist()
+        members = [_kernel(*part) for part in zip(kernel.kernels, widths, strict=False)]
+        return xl.JointKernel(members, widths)
     if isinstance(kernel, kernels.RandomFeatures):
         return _random_features(kernel, width)
     options = dict(vars(kernel))

@@ -1,12 +1,13 @@
 """Kernels for :func:`xmodal_losses.functional.mmd`, and what one's own are made of."""
 
 from xmodal_losses._core.pairs import Pairs, Pool
+from xmodal_losses.distribution.base_kernel import Kernel
 from xmodal_losses.distribution.deep_kernel import DeepKernel
+from xmodal_losses.distribution.joint_kernel import JointKernel
 from xmodal_losses.distribution.kernels import (
     EnergyKernel,
     GaussianKernel,
     InverseMultiquadricKernel,
-    Kernel,
     LaplacianKernel,
     LinearKernel,
     MaternKernel,
@@ -21,6 +22,7 @@ __all__ = [
     "EnergyKernel",
     "GaussianKernel",
     "InverseMultiquadricKernel",
+    "JointKernel",
     "Kernel",
     "LaplacianKernel",
     "LinearKernel",

@@ -233,10 +233,12 @@ def test_many_rows_and_columns(pools):
     a = rng.normal(size=(2501, 3))
     inputs = {"z_a": a, "z_b": a + 0.5 * rng.normal(size=a.shape)}
     median = xl.GaussianKernel("median")
+    joint = xl.JointKernel([median, xl.LaplacianKernel()], [1, 2])
     for name, options in (
         ("info_nce", {"chunk_size": 300}),
         ("info_nce", {"symmetric": False}),
         ("mmd", {"kernel": median}),
+        ("mmd", {"kernel": joint, "exchange": "ring"}),
         ("mmd", {"kernel": xl.LaplacianKernel(), "chunk_size": 500}),
         ("similarity_preservation", {"chunk_size": 700}),
     ):

@@ -5,11 +5,11 @@ import pytest
 import scipy.linalg
 import torch
 from numpy.testing import assert_allclose
-from sklearn.datasets import load_iris, load_linnerud
 
 import xmodal_losses.functional as F
 from counting import Work
 from harness import Case, to_torch, value_and_grad
+from published import CORRELATIONS, digits
 from reference.dcca import canonical_correlations
 from specs import BY_NAME
 from tolerances import SAME
@@ -17,26 +17,11 @@ from xmodal_losses._core.moments import products
 
 SPEC = BY_NAME["dcca"]
 
-PUBLISHED = {
-    # SAS PROC CANCORR, "fitness club".
-    "linnerud": (0.795608, 0.200556, 0.072570),
-    # R, cancor(iris[, 1:2], iris[, 3:4]).
-    "iris": (0.940969, 0.123937),
-}
 
-
-def _published(name):
-    if name == "linnerud":
-        data = load_linnerud()
-        return torch.tensor(data.data), torch.tensor(data.target)
-    data = load_iris().data
-    return torch.tensor(data[:, :2]), torch.tensor(data[:, 2:])
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_correlations(name):
-    z_a, z_b = _published(name)
-    rho = np.array(PUBLISHED[name])
+@pytest.mark.parametrize("data", CORRELATIONS)
+def test_published_correlations(data):
+    z_a, z_b = data()
+    rho = np.array(CORRELATIONS[data])
     options = {"ridge": 0.0}
     for k in range(1, len(rho) + 1):
         value = F.dcca(z_a, z_b, num_components=k, **options)
@@ -165,6 +150,17 @@ def test_invertible_maps_change_nothing_without_a_ridge():
 
 
 @pytest.mark.parametrize("objective", ["trace", "frobenius"])
+def test_small_columns_count_like_others_without_a_ridge(objective):
+    """What keeps Cholesky's factor definite would cost 1e-5 of this one's share."""
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(3, 3)))
+    options = {"ridge": 0.0, "objective": objective}
+    value = SPEC(to_torch(inputs, grad=False), **options)
+    inputs["z_a"] = inputs["z_a"] * [1.0, 1e-5, 1.0]
+    other = SPEC(to_torch(inputs, grad=False), **options)
+    assert_allclose(other, value, rtol=2e-7)
+
+
+@pytest.mark.parametrize("objective", ["trace", "frobenius"])
 @pytest.mark.parametrize("components", [None, 2])
 def test_a_relative_ridge_does_not_see_the_scale(objective, components):
     """Of rows scaled by c the gradient is 1/c of it, and along the rows it is 0."""
@@ -286,6 +282,36 @@ def test_dependent_columns_without_a_ridge(kind, objective):
     assert all(grad.isfinite().all() for grad in grads)
 
 
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+@pytest.mark.parametrize(("n", "d", "rank"), [(40, 6, 3), (200, 64, 16), (60, 30, 20)])
+def test_both_without_full_rank_and_without_a_ridge(n, d, rank, scale):
+    """What is left of rounding in both counts for nothing: no correlation, no slope."""
+    rng = np.random.default_rng(5)
+    basis = rng.normal(size=(2, n, rank))
+    basis[1] += basis[0]
+    mixing = rng.normal(size=(2, rank, d))
+    z_a, z_b = (z @ m + 1 for z, m in zip(basis, mixing, strict=True))
+    for options in (
+        {},
+        {"num_components": 2},
+        {"num_components": rank + 2},
+        {"objective": "frobenius"},
+        {"objective": "frobenius", "num_components": rank + 2},
+    ):
+        some = options | {"ridge": 0.0, "ridge_scale": scale}
+        inputs = {"z_a": z_a, "z_b": z_b}
+        value, *grads = value_and_grad(SPEC, inputs, **some)
+        few = some | {"num_components": min(options.get("num_components", rank), rank)}
+        expected, *own = value_and_grad(SPEC, {"z_a": basis[0], "z_b": basis[1]}, **few)
+        assert_allclose(value, expected, rtol=1e-6)
+        for grad, reference, m in zip(grads, own, mixing, strict=True):
+            # Along the rows' own space; and across it, where nothing is.
+            grad = grad.numpy()
+            assert_allclose(grad @ m.T, reference, rtol=1e-6, atol=1e-7)
+            across = grad - grad @ np.linalg.pinv(m) @ m
+            assert np.linalg.norm(across) < 1e-3 * np.linalg.norm(grad) + 1e-6
+
+
 def test_compute_dtype():
     inputs = SPEC.draw(Case(rows=(24, 24)))
     expected, *references = value_and_grad(SPEC, inputs, torch.float32)
@@ -296,6 +322,30 @@ def test_compute_dtype():
     assert_allclose(value, expected, rtol=1e-4)
     for grad, reference in zip(grads, references, strict=True):
         assert_allclose(grad, reference, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_components": 2}, {"ridge": 0.0}], ids=str
+)
+@pytest.mark.parametrize("to", [0.0, 0.3])
+def test_a_modality_that_has_collapsed_gets_no_gradient(to, options):
+    """Nor does the other one: the kink of the trace norm could push either."""
+    inputs = SPEC.draw(Case(rows=(12, 12), dims=(4, 3)))
+    inputs["z_a"][:] = to
+    value, *grads = value_and_grad(SPEC, inputs, **options)
+    assert value == 0
+    assert all((grad == 0).all() for grad in grads)
+
+
+def test_a_correlation_of_zero_gets_no_gradient():
+    """One column of a belongs to nothing in b, exactly."""
+    q = torch.linalg.qr(torch.eye(8, dtype=torch.float64)[:, :4] - 1 / 8).Q
+    inputs = {"z_a": q[:, :2].numpy(), "z_b": q[:, [0, 2]].numpy()}
+    value, grad, _ = value_and_grad(SPEC, inputs, ridge=0.1)
+    _, expected, _ = value_and_grad(SPEC, inputs, ridge=0.1, num_components=1)
+    assert value < 0
+    assert_allclose(grad, expected, atol=1e-12)
+    assert_allclose(grad[:, 1], 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("objective", ["trace", "frobenius"])
@@ -314,9 +364,21 @@ def test_tied_correlations(objective):
         assert_allclose(grad, reference, **SPEC.gradient_tolerance)
 
 
+@pytest.mark.parametrize("k", [None, 10])
+def test_digits(k):
+    """Left and right halves, beside the angles between the spaces of their pixels."""
+    z_a, z_b = digits()
+    rho = canonical_correlations(z_a.numpy(), z_b.numpy(), np.ones(len(z_a)))
+    assert_allclose(rho.sum(), 9.384309, atol=1e-6)
+    options = {"num_components": k, "ridge": 0.0}
+    assert_allclose(F.dcca(z_a, z_b, **options), -rho[:k].sum(), rtol=1e-9)
+    value = F.dcca(z_a, z_b, objective="frobenius", **options)
+    assert_allclose(value, -(rho[:k] ** 2).sum(), rtol=1e-9)
+
+
 def test_reference_agrees_with_the_published_correlations():
-    for name, rho in PUBLISHED.items():
-        z_a, z_b = (z.numpy() for z in _published(name))
+    for data, rho in CORRELATIONS.items():
+        z_a, z_b = (z.numpy() for z in data())
         actual = canonical_correlations(z_a, z_b, np.ones(len(z_a)))
         assert_allclose(actual, rho, atol=5e-7)
 

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
 from counting import Work
+from published import digits
 from reference.dcca import canonical_correlations
 from view_specs import VIEWS_BY_NAME, ViewCase, to_torch, value_and_grad
 
@@ -36,6 +38,29 @@ def test_two_views_have_the_gradient_of_dcca():
     F.dcca(*views, num_components=2, ridge=0.0).backward()
     for grad, z in zip(grads, views, strict=True):
         assert_allclose(grad, z.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [10, 30])
+def test_digits_in_two_halves(k):
+    """The correlations of linear CCA, and 1 for each."""
+    rho = canonical_correlations(*(z.numpy() for z in digits()), np.ones(1797))
+    assert_allclose(rho.sum(), 9.384309, atol=1e-6)
+    value = F.dgcca(digits(), num_components=k, ridge=0.0)
+    assert_allclose(value, -k - rho[:k].sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_digits_in_three_strips(ridge, masked):
+    """Beside the N x N sum of projections, from singular vectors of the strips."""
+    images = load_digits().images[:500]
+    strips = (images[:, :3], images[:, 3:5], images[:, 5:])
+    inputs = {"views": [strip.reshape(500, -1) for strip in strips]}
+    if masked:
+        inputs["mask"] = np.random.default_rng(0).random((3, 500)) < 0.8
+    options = {"num_components": 10, "ridge": ridge}
+    value = SPEC(to_torch(inputs, grad=False), **options)
+    assert_allclose(value, SPEC.expected(inputs, **options), rtol=1e-9)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -73,6 +98,47 @@ def test_a_relative_ridge_does_not_see_the_scale_of_a_view():
         options = {"ridge": 0.1, "ridge_scale": scale, "num_components": 2}
         values = [float(F.dgcca(z, **options)) for z in (views, scaled)]
         assert np.isclose(*values, rtol=1e-10) == same
+
+
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+def test_views_without_full_rank_and_without_a_ridge(scale):
+    """Directions in which no view varies count for nothing, and are not pushed."""
+    rng = np.random.default_rng(13)
+    shared = rng.normal(size=(40, 3))
+    views = [
+        (shared + rng.normal(size=(40, 3))) @ rng.normal(size=(3, 6)) for _ in range(3)
+    ]
+    for k in (1, 3, 9, 12, 18):  # from 9 on these are the ranks of the views
+        options = {"num_components": k, "ridge": 0.0, "ridge_scale": scale}
+        value, *grads = value_and_grad(SPEC, {"views": views}, **options)
+        assert_allclose(value, SPEC.expected({"views": views}, **options), rtol=1e-6)
+        if k >= 9:
+            assert all(grad.abs().max() < 1e-5 for grad in grads)
+
+
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_gradient_where_eigenvalues_repeat(k, scale):
+    """Four equal ones: of all four exact; of fewer one of the subgradients.
+
+    Along any direction it is then between the slopes on either side.
+    """
+    q = torch.linalg.qr(torch.randn(16, 4, dtype=torch.float64)).Q
+    q = torch.linalg.qr(q - q.mean(0)).Q * 15**0.5
+    inputs = {"views": [q.numpy()] * 3}
+    options = {"num_components": k, "ridge": 0.1, "ridge_scale": scale}
+    _, *grads = value_and_grad(SPEC, inputs, **options)
+    rng = np.random.default_rng(14)
+    for _ in range(10):
+        along = [rng.normal(size=(16, 4)) for _ in range(3)]
+        slope = sum((g.numpy() * a).sum() for g, a in zip(grads, along, strict=True))
+        before, here, after = (
+            SPEC.expected({"views": [q.numpy() + step * a for a in along]}, **options)
+            for step in (-1e-6, 0.0, 1e-6)
+        )
+        left, right = (here - before) / 1e-6, (after - here) / 1e-6
+        assert right - 1e-4 < slope < left + 1e-4
+        assert (left - right < 1e-4) == (k == 4)
 
 
 def test_gradient_and_problem_of_the_paper():

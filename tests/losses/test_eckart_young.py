@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
+from published import digits
 from reference.dcca import canonical_correlations
 from reference.eckart_young import eckart_young
 from reference.gradient import complex_step
@@ -58,6 +59,19 @@ def test_its_minimum_over_linear_maps_is_minus_squared_eigenvalues(dims, k):
             for x, z in zip([x - x.mean(0) for x in views], other, strict=True)
         ]
         assert SPEC(to_torch({"views": linear}, grad=False)) > value
+
+
+def test_digits():
+    """Left and right halves: the minimum is minus the squares of linear CCA.
+
+    Its components have variance 1, and are given ρ in both views together.
+    """
+    z_a, z_b = digits()
+    projector = xl.CCAProjector(32, 32, num_components=30, ridge=0.0)
+    projector.update(z_a, z_b)
+    components = projector.fit()(z_a, z_b)
+    views = [(projector.correlations / 2).sqrt() * z for z in components]
+    assert_allclose(F.eckart_young(views), -4.890725, atol=1e-6)
 
 
 def test_gradient_descent_finds_it():

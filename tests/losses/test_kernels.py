@@ -276,6 +276,26 @@ def test_a_tensor_is_learned_as_it_is():
         xl.MaternKernel(learn=1)
 
 
+@pytest.mark.parametrize("bandwidth", [0.9, "mean"])
+def test_learned_factors_of_a_sum(bandwidth):
+    """Each its own, wherever it has come to: they are in no fixed ratio."""
+    x, y = two_samples()
+    members = [xl.GaussianKernel(bandwidth, learn=True).double() for _ in range(3)]
+    steps = (0.3, -0.8, 0.0)
+    with torch.no_grad():
+        for kernel, step in zip(members, steps, strict=True):
+            kernel.log_factor.fill_(step)
+    F.mmd(x, y, kernel=xl.MultiKernel(members)).backward()
+    found = [kernel.log_factor.grad.clone() for kernel in members]
+    for kernel, grad in zip(members, found, strict=True):
+        kernel.zero_grad()
+        (F.mmd(x, y, kernel=kernel) / 3).backward()
+        assert_allclose(grad, kernel.log_factor.grad, rtol=1e-10)
+    each = [F.mmd(x, y, kernel=kernel).detach() for kernel in members]
+    value = F.mmd(x, y, kernel=xl.MultiKernel(members)).detach()
+    assert_allclose(value, sum(each) / 3, rtol=1e-10)
+
+
 def test_learned_weights():
     """Positive, of one sum, and with the gradient of the sum of kernels."""
     x, y = two_samples()

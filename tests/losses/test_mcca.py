@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from sklearn.datasets import load_iris
 
 import xmodal_losses.functional as F
+from published import iris
 from view_specs import VIEWS_BY_NAME, ViewCase, to_torch, value_and_grad
 
 SPEC = VIEWS_BY_NAME["mcca"]
@@ -28,8 +28,7 @@ def test_two_views_are_dcca(k, objective):
 
 def test_published_pairs():
     """R, cancor(iris[, 1:2], iris[, 3:4]): with a third view that says the same."""
-    data = torch.tensor(load_iris().data)
-    a, b = data[:, :2], data[:, 2:]
+    a, b = iris()
     mixed = b @ torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
     rho = 0.940969 + 0.123937
     assert_allclose(F.mcca([a, b, mixed], ridge=0.0), -2 * rho - 2, atol=5e-6)

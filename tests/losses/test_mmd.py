@@ -275,6 +275,17 @@ def test_a_block_that_is_not_full_does_not_count():
     assert F.mmd(x[:3], y[:3], estimator="block").isfinite()  # ⌊√3⌋ is not enough
 
 
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_what_blocks_cost(size):
+    """docs/deep_kernel.md: at equality, (N − 1)/(B − 1) times the variance."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 4000, 32, 2, generator=generator)
+    options = {"kernel": xl.GaussianKernel(1.0), "reduction": "none"}
+    blocks = F.mmd(x, y, estimator="block", block_size=size, **options)
+    paired = F.mmd(x, y, estimator="paired", **options)
+    assert_allclose(blocks.var() / paired.var(), 31 / (size - 1), rtol=0.15)
+
+
 def test_blocks_refuse_what_they_do_not_look_at():
     x, y = two_samples((6, 6))
     for options, message in (

@@ -139,6 +139,26 @@ class MultiKernel:
 
 
 @dataclass(frozen=True)
+class JointKernel:
+    """Π_l k_l(x^l, y^l), the parts of a row being cut at some columns."""
+
+    kernels: tuple
+    cuts: tuple
+
+    def fixed(self, pool):
+        parts = np.split(pool, self.cuts, axis=1)
+        fixed = (k.fixed(part) for k, part in zip(self.kernels, parts, strict=True))
+        return JointKernel(tuple(fixed), self.cuts)
+
+    def __call__(self, x, y):
+        parts = zip(np.split(x, self.cuts), np.split(y, self.cuts), strict=True)
+        value = 1.0
+        for kernel, (part_x, part_y) in zip(self.kernels, parts, strict=True):
+            value = value * kernel(part_x, part_y)
+        return value
+
+
+@dataclass(frozen=True)
 class RandomFeatures:
     """Σ_u w_u mean_f cos(w_uf·(x - y)/σ_u), w the frequencies of bandwidth 1."""
 

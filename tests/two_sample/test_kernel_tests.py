@@ -1,6 +1,8 @@
 """Tests with a kernel: what is relabelled, the p-value, the level, the power."""
 
+import copy
 import json
+import pickle
 from itertools import combinations, product
 
 import numpy as np
@@ -93,6 +95,7 @@ def test_the_p_value_counts_what_was_found(paired):
     reached = int((result.null >= result.statistic).sum())
     assert result.p_value == (1 + reached) / 80
     assert 0 < reached < 79
+    assert (result.n, result.m, result.paired) == (12, 12, paired)
     for alpha in (result.p_value, result.p_value - 1e-9):
         again = two_sample.kernel_test(
             x,
@@ -105,22 +108,56 @@ def test_the_p_value_counts_what_was_found(paired):
         )
         assert again.p_value == result.p_value
         assert again.rejected is (alpha == result.p_value)
+        assert again.rejected is (again.statistic > again.threshold)
 
 
-def test_it_reads_as_one_line():
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("kernel", [xl.GaussianKernel(1.0), xl.LinearKernel()])
+def test_all_ways_to_tell_the_verdict_agree(kernel, paired):
+    """At every level, with ties among few rows as well."""
+    generator = seeded(6)
+    for rows, shift in ((3, 9.0), (8, 1.0), (8, 0.0)):
+        x, y = torch.randn(2, rows, 2, generator=generator)
+        for alpha in (0.05, 0.1, 0.29, 0.5, 0.7, 0.99):
+            result = two_sample.kernel_test(
+                x, y + shift, kernel, alpha=alpha, permutations=99, paired=paired
+            )
+            assert result.rejected is (result.p_value <= alpha)
+            assert result.rejected is (result.statistic > result.threshold)
+            above = int((result.null >= result.threshold).sum())
+            assert above <= alpha * 100
+
+
+def test_it_says_so_in_words():
     z = torch.zeros(9, 2)
-    kernel = xl.GaussianKernel(1.0)
-    found = two_sample.kernel_test(
-        z, z + 1, kernel, permutations=19, generator=seeded()
-    )
+    options = {"permutations": 19, "generator": seeded()}
+    found = two_sample.kernel_test(z, z + 1, xl.GaussianKernel(1.0), **options)
     assert str(found) == (
-        f"the samples differ (p = 0.05 <= 0.05): squared MMD {found.statistic:.4g} of "
-        "9 and 9 rows, 19 permutations."
+        "Kernel test: the samples differ (p = 0.05 <= 0.05).\n"
+        f"9 and 9 rows; 19 permutations; squared MMD {found.statistic:.4g} > "
+        f"{found.threshold:.4g}."
     )
-    assert str(two_sample.kernel_test(z, z, kernel, permutations=19)) == (
-        "no difference found (p = 1 > 0.05), which does not prove that there is none: "
-        "squared MMD 0 of 9 and 9 rows, 19 permutations."
+    found = two_sample.kernel_test(z, z, xl.LinearKernel(), paired=True, **options)
+    assert str(found) == (
+        "Kernel test: no difference found (p = 1 > 0.05), which does not prove that "
+        "there is none.\n9 pairs; 19 swaps of pairs; squared MMD 0 <= 0."
     )
+
+
+def test_results_are_plain_values():
+    x, y = two_samples((9, 7))
+    result = two_sample.kernel_test(x.requires_grad_(), y, xl.GaussianKernel(1.0))
+    for copied in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert isinstance(copied, two_sample.KernelTestResult)
+        assert copied.p_value == result.p_value
+        assert torch.equal(copied.null, result.null)
+    assert type(result.rejected) is bool
+    for name in ("p_value", "statistic", "threshold"):
+        assert type(getattr(result, name)) is float
+    assert not result.null.requires_grad
+    assert "null" not in repr(result)
+    with pytest.raises(AttributeError):
+        result.p_value = 0.0
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -136,6 +173,56 @@ def test_equal_rows_reject_nothing(paired):
             result = two_sample.kernel_test(z, z, kernel, paired=paired)
             assert result.p_value == 1.0
             assert not result.rejected
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(7, 64), (7, 257), (37, 3)])
+def test_rows_in_another_order_reject_nothing(rows, columns, paired):
+    """In float32, where sums depend on where in a matrix a row stands."""
+    generator = seeded(7)
+    z, two = torch.randn(rows, columns, generator=generator), torch.arange(rows) % 2
+    samples = [(z, z.flip(0)), (z[two], z[1 - two])]
+    if not paired:
+        samples.append((z[0].repeat(rows, 1), z[0].repeat(rows + 5, 1)))
+    for kernel in (
+        xl.GaussianKernel("mean"),
+        xl.GaussianKernel(1.0),
+        xl.PolynomialKernel(),
+        xl.LinearKernel(),
+        xl.EnergyKernel(),
+    ):
+        for x, y in samples:
+            result = two_sample.kernel_test(
+                x, y, kernel, paired=paired, generator=seeded()
+            )
+            assert result.p_value == 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_scale_of_the_features_does_not_matter(scale):
+    x, y = (z.float() for z in two_samples((12, 9)))
+    kernel = xl.GaussianKernel("mean")
+    one, other = (
+        two_sample.kernel_test(c * x, c * y, kernel, generator=seeded())
+        for c in (1, scale)
+    )
+    assert one.p_value == other.p_value
+    assert_allclose(other.statistic, one.statistic, rtol=1e-5)
+
+
+def test_narrow_inputs_are_as_good_as_wide_ones():
+    x, y = (z.half() for z in two_samples((12, 9)))
+    kernel = xl.GaussianKernel("mean")
+    narrow, wide, mixed = (
+        two_sample.kernel_test(x.to(a), y.to(b), kernel, generator=seeded())
+        for a, b in (
+            (torch.half, torch.half),
+            (torch.double, torch.double),
+            (torch.half, torch.double),
+        )
+    )
+    assert narrow.statistic == wide.statistic == mixed.statistic
+    assert narrow.p_value == wide.p_value == mixed.p_value
 
 
 def test_ties_count_as_reached():
@@ -333,9 +420,9 @@ def test_all_in_one_is_its_parts():
             *parts[:2], kernel, steps=3, batch_size=6, generator=generator
         )
         results.append(two_sample.kernel_test(*parts[2:], kernel, generator=generator))
-    assert results[0][:4] == results[1][:4]
+    assert str(results[0]) == str(results[1])
     assert torch.equal(results[0].null, results[1].null)
-    assert results[0].rows == (10, 8)
+    assert (results[0].n, results[0].m) == (10, 8)
 
 
 def test_bad_options_are_refused():
@@ -343,7 +430,13 @@ def test_bad_options_are_refused():
     kernel = xl.GaussianKernel(1.0, learn=True)
     tests = (two_sample.kernel_test, two_sample.deep_kernel_test)
     for test, options in product(
-        tests, ({"alpha": 0.0}, {"alpha": 1.0}, {"permutations": 0})
+        tests,
+        (
+            {"alpha": 0.0},
+            {"alpha": 1.0},
+            {"permutations": 0},
+            {"permutations": 18},  # p ≤ 0.05 could not be reached
+        ),
     ):
         (name,) = options
         with pytest.raises(ValueError, match=rf"^{test.__name__}: {name} must be"):
@@ -373,6 +466,40 @@ def test_bad_options_are_refused():
         two_sample.split(x, y, fraction=1.0)
     with pytest.raises(ValueError, match=r"^split: z_a must be one batch"):
         two_sample.split(x[None], y[None])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_has_no_verdict(bad):
+    """With NaN for an estimate, no relabelled one would reach it."""
+    x, y = two_samples((8, 8))
+    y[3, 1] = bad
+    learned = xl.GaussianKernel(1.0, learn=True)
+    for function, kernel in (
+        (two_sample.kernel_test, xl.GaussianKernel(1.0)),
+        (two_sample.deep_kernel_test, learned),
+        (two_sample.fit_kernel, learned),
+        (two_sample.fit_weights, xl.MultiKernel([xl.GaussianKernel(1.0)])),
+        (two_sample.split, None),
+    ):
+        given = (x, y) if kernel is None else (x, y, kernel)
+        with pytest.raises(
+            ValueError, match=rf"^{function.__name__}: z_a and z_b must be finite, got"
+        ):
+            function(*given)
+
+
+def test_kernels_that_are_not_finite_have_no_verdict():
+    x, y = two_samples((8, 8))
+    message = "kernel must be finite on the samples, got NaN or infinity. Scale the "
+    with pytest.raises(ValueError, match=f"^kernel_test: {message}"):
+        two_sample.kernel_test(1e200 * x, y, xl.PolynomialKernel())
+    network = torch.nn.Linear(3, 2)
+    torch.nn.init.constant_(network.weight, torch.nan)
+    with pytest.raises(ValueError, match=f"^kernel_test: {message}"):
+        two_sample.kernel_test(x, y, xl.DeepKernel(network), paired=True)
+    sums = xl.MultiKernel([xl.GaussianKernel(1.0), xl.PolynomialKernel()])
+    with pytest.raises(ValueError, match=f"^fit_weights: {message}"):
+        two_sample.fit_weights(1e200 * x, y, sums)
 
 
 def test_the_page_has_the_blobs_that_were_measured():

@@ -32,6 +32,16 @@ PAIRS_OF_KERNELS = [
     ),
     (xl.EnergyKernel(), reference_kernels.EnergyKernel()),
     (xl.PolynomialKernel(2), reference_kernels.PolynomialKernel(2)),
+    (
+        xl.JointKernel([xl.LaplacianKernel(norm=1), xl.GaussianKernel(0.8)], [2, 1]),
+        reference_kernels.JointKernel(
+            (
+                reference_kernels.LaplacianKernel(norm=1),
+                reference_kernels.GaussianKernel(0.8),
+            ),
+            (2,),
+        ),
+    ),
 ]
 KERNELS = [ours for ours, _ in PAIRS_OF_KERNELS]
 REFERENCES = [theirs for _, theirs in PAIRS_OF_KERNELS]
@@ -88,7 +98,7 @@ def test_every_draw_and_the_verdict_are_those_of_the_definition(
 
     # The name of the module is hidden by that of the function.
     monkeypatch.setitem(mmd_agg.__wrapped__.__globals__, "aggregate", spy)
-    weights = [3.0, 1.0, 1.0, 2.0, 0.5]
+    weights = [3.0, 1.0, 1.0, 2.0, 0.5, 1.5]
     result = mmd_agg(
         x,
         y,
@@ -170,6 +180,20 @@ def test_the_p_value_is_the_smallest_level_that_rejects():
         result = mmd_agg(x, y, generator=seeded(), alpha=alpha, **options)
         assert result.rejected == verdict
         assert result.p_value == p_value
+        assert (result.statistic > result.threshold) == verdict
+        assert any(test.rejected for test in result.tests) == verdict
+
+
+def test_the_clearest_of_many_is_the_furthest_in_standard_deviations():
+    """Where all p-values are the smallest there is; scales of kernels do not count."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 100))
+    values[:, 0] = 30.0, 90.0, 60.0
+    values *= np.array([[100.0], [1.0], [10.0]])
+    noise = torch.full((3,), 1e-8, dtype=torch.float64)
+    found = aggregate(torch.tensor(values), noise, [1 / 3] * 3, 50, 0.1)
+    assert len(set(found.p_values)) == 1
+    assert found.clearest == 1
 
 
 @given(seed=st.integers(0, 10**6), shift=st.sampled_from([0.0, 0.5, 1.5]))
@@ -253,7 +277,7 @@ def test_without_one_it_draws_from_the_default():
     ],
     ids=["zeros", "zeros, unequal", "constants", "constants, unequal", "equal", "two"],
 )
-@pytest.mark.parametrize("kernels", [("laplace", "gaussian"), KERNELS])
+@pytest.mark.parametrize("kernels", [("laplace", "gaussian"), KERNELS[:5]])
 def test_what_no_draw_can_tell_apart_has_a_p_value_of_one(x, y, kernels):
     """All draws are equal, though not to the last bit: so is the data."""
     result = mmd_agg(x, y, kernels=kernels, generator=seeded())
@@ -396,6 +420,19 @@ def test_no_matrix_is_held(m, options):
     # Half of the pairs, and what tiles on the diagonal have too much.
     columns = rows if not options else 2 * (20 + 32)
     assert work.multiply_adds < 3 * 100 * rows * (columns + 64) / 2 + 50 * rows**2
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_no_tensor_has_an_entry_for_every_column_of_every_pair(part):
+    """The L1 distance of a loss goes through one, for its gradient."""
+    x, y = samples(64, 64, columns=500, dtype=torch.float32)
+    kernel = xl.LaplacianKernel(20.0, norm=1)
+    if part:
+        kernel = xl.JointKernel([kernel, xl.GaussianKernel(1.0)], [499, 1])
+    work = Work()
+    with work:
+        mmd_agg(x, y, kernels=kernel, quantile_draws=20, level_draws=19)
+    assert work.largest == 128 * 500
 
 
 @pytest.mark.cuda

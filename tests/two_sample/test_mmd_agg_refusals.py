@@ -36,6 +36,12 @@ BAD = {
         {"kernels": xl.LinearKernel()},
         ValueError,
     ),
+    "distances must be finite in the pool": (
+        torch.full((3, 3), 1e200, dtype=torch.float64),
+        torch.zeros(3, 3, dtype=torch.float64),
+        {"kernels": "gaussian"},
+        ValueError,
+    ),
     "alpha must be a finite number > 0 and < 1, got 0": (
         X,
         X,

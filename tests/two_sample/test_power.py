@@ -153,6 +153,33 @@ def test_programmes_in_which_kernels_come_and_go(seed):
     assert_allclose(found, expected, rtol=1e-6, atol=1e-8 * expected.max())
 
 
+@pytest.mark.parametrize("seed", [*range(20), 636, 2345])
+def test_programmes_of_many_kernels(seed):
+    """The conditions of a solution; two of these take more steps than kernels."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(2, 34))
+    factor = rng.normal(size=(size, int(rng.integers(1, 4))))
+    q = factor @ factor.T + 10.0 ** -rng.integers(1, 8) * np.eye(size)
+    d = rng.normal(size=size)
+    d[0] = abs(d[0]) + 1e-3
+    beta = power._non_negative(torch.tensor(q), torch.tensor(d)).numpy()
+    slope = (d - q @ beta) / np.abs(d).max()
+    assert (beta >= 0).all()
+    assert (slope < 1e-8).all()
+    assert (np.abs(slope[beta > 0]) < 1e-8).all()
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_without_a_positive_estimate_the_scale_of_kernels_does_not_matter(scale):
+    x, y = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(7)).double()
+    members = [xl.GaussianKernel(s) for s in (0.5, 1.0, 2.0)]
+    members[0] = xl.MultiKernel([members[0]], [scale])
+    j = [two_sample.power_criterion(x, y, k, ridge=0.0) for k in members]
+    assert 0 > j[0] > max(j[1:])
+    fitted = two_sample.fit_weights(x, y, xl.MultiKernel(members), ridge=1e-12)
+    assert fitted.weights == (1.0, 0.0, 0.0)
+
+
 def test_without_a_positive_estimate_one_kernel_is_left():
     x, _ = two_samples((12, 12))
     kernel = gaussians(0.5, 1.0, 2.0, weights=[1.0, 1.0, 2.0])
@@ -251,6 +278,21 @@ def test_batches_are_drawn_anew_from_the_generator():
     assert len(runs[0].unique()) == 4
 
 
+def test_rows_with_a_graph_are_constants():
+    """Features of an encoder: its graph is neither freed nor given gradients."""
+    x, y = (z.float() for z in two_samples((12, 12), dim=2))
+    leaf = x.clone().requires_grad_()
+    features = 2 * leaf
+    plain, graph = (xl.GaussianKernel(1.0, learn=True) for _ in range(2))
+    expected = two_sample.fit_kernel(2 * x, y, plain, steps=3)
+    assert torch.equal(two_sample.fit_kernel(features, y, graph, steps=3), expected)
+    assert leaf.grad is None
+    features.sum().backward()
+    result = two_sample.deep_kernel_test(leaf, y, graph, steps=3)
+    assert not result.null.requires_grad
+    assert (leaf.grad == 2).all()
+
+
 def test_pairs_stay_together_in_batches():
     """Of equal batches every H is 0, whatever rows are drawn."""
     x, _ = two_samples((20, 20), dim=2)
@@ -293,6 +335,10 @@ def test_bad_options_are_refused():
         ValueError, match=r"^power_criterion: z_a and z_b must have the"
     ):
         two_sample.power_criterion(x, y[:4], kernel, estimator="paired")
+    with pytest.raises(
+        ValueError, match=r"^fit_weights: ridge must be a finite .+ > 0"
+    ):
+        two_sample.fit_weights(x, y, gaussians(1.0), ridge=0.0)
     with pytest.raises(TypeError, match=r"^fit_weights: kernel must be a MultiKernel"):
         two_sample.fit_weights(x, y, kernel)
     with pytest.raises(ValueError, match=r"^fit_weights: z_a must be one batch"):

@@ -123,14 +123,18 @@ def cholesky(c: Tensor, ridge: float | Tensor) -> Tensor:
     The ridge is a number, or one for each problem ``(…)``.
 
     Where rows are fewer than columns, C has eigenvalues a rounding error below 0, which
-    the ridge does not make up for if the entries are large. What is added is of the
-    order of that error, D·eps·‖C‖, and 1 where C and the ridge are both 0. Failure is
-    not looked for, which would stall the device.
+    the ridge does not make up for if the entries are large. What is added is the
+    :func:`guard`, and 1 where C and the ridge are both 0. Failure is not looked for,
+    which would stall the device.
     """
-    d = c.shape[-1]
-    size = c.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
-    guard = 4 * d * torch.finfo(c.dtype).eps * size
-    diagonal = (guard + ridge).masked_fill(guard + ridge <= 0, 1.0)
-    eye = torch.eye(d, dtype=c.dtype, device=c.device)
+    diagonal = guard(c) + ridge
+    diagonal = diagonal.masked_fill(diagonal <= 0, 1.0)
+    eye = torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
     factor: Tensor = torch.linalg.cholesky_ex(c + diagonal[..., None, None] * eye).L
     return factor
+
+
+def guard(c: Tensor) -> Tensor:
+    """Return 4D·eps·‖C‖, ``(…)``: what eigenvalues of C are known to, with a margin."""
+    size = c.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
+    return 4 * c.shape[-1] * torch.finfo(c.dtype).eps * size

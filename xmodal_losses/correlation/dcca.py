@@ -168,11 +168,12 @@ def losses(
         return -(rho**power).sum(-1)
 
     rho, a, b = canonical.correlations_and_directions(*covariances, own, k)
-    slope = -power * rho ** (power - 1)
-    if power == 1:
-        # T has no scale: its rounding errors are of order eps. Of a correlation that
-        # is 0 the direction is arbitrary, and so would be its gradient.
-        slope = slope.masked_fill(rho <= most * torch.finfo(rho.dtype).eps, 0.0)
+    # Where the correlation is 0 the direction is arbitrary, and so would be its
+    # gradient: T has no scale, and rounding errors of order eps.
+    arbitrary = rho <= most * torch.finfo(rho.dtype).eps
+    for c, along in ((c_aa, a), (c_bb, b)):
+        arbitrary = arbitrary | (canonical.guard_share(c, along) > 0.5)
+    slope = (-power * rho ** (power - 1)).masked_fill(arbitrary, 0.0)
     # Eq. 12–13 of the paper: of Σf(ρ), f′ABᵀ to C_ab, −½f′ρAAᵀ to C_aa, −½f′ρBBᵀ.
     directions = moments.Directions(a, b, rho, slope)
     loss = pair.along(-(rho**power).sum(-1), directions)

@@ -125,7 +125,7 @@ def _loss(
     batch: moments.Views, k: int, ridge: float, ridge_scale: canonical.RidgeScale
 ) -> Tensor:
     products, single = batch.products()
-    relative = ridge_scale == "relative"
+    relative = ridge_scale == "relative" and ridge > 0
     ridges: list[float | Tensor] = [ridge for _ in batch.widths]
     if relative:
         variances = products.diagonal(dim1=-2, dim2=-1)
@@ -135,14 +135,17 @@ def _loss(
     values, directions = canonical.eigenvalues_and_directions(
         products, batch.widths, ridges, k
     )
+    parts = torch.split(directions, batch.widths, -2)
+    own = canonical.own_blocks(products, batch.widths)
+    shares = [canonical.guard_share(c, b) for c, b in zip(own, parts, strict=True)]
+    # Directions in which no view varies are arbitrary, and so would be their gradient.
+    arbitrary = torch.stack(shares).sum(0) > 0.5
+    slope = -torch.ones_like(values).masked_fill(arbitrary, 0.0)
     shrink = products.new_zeros((*values.shape[:-1], len(batch.widths)))
     if relative:  # what the ridge grows by
-        lengths = [
-            part.square().sum(-2) / part.shape[-2]
-            for part in torch.split(directions, batch.widths, -2)
-        ]
-        shrink = -ridge * (values.unsqueeze(-2) * torch.stack(lengths, -2)).sum(-1)
-    growth = moments.Growth(directions, values, -torch.ones_like(values), shrink)
+        lengths = torch.stack([b.square().sum(-2) / b.shape[-2] for b in parts], -2)
+        shrink = ridge * ((slope * values).unsqueeze(-2) * lengths).sum(-1)
+    growth = moments.Growth(directions, values, slope, shrink)
     return batch.along(-values.sum(-1), growth, single)
 
 

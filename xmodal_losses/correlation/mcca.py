@@ -116,9 +116,8 @@ def mcca(
         )
         with precision.no_autocast(views[0]):
             loss = losses("mcca", pair, num_components, ridge, ridge_scale, objective)
-        some = pair.present
+        some = pair.present  # a pair without rows has no correlation, and loses nothing
         if some is not None:
-            loss = loss.masked_fill(~some, 0.0)
             present = some if present is None else present | some
         total = loss if total is None else total + loss
     assert total is not None  # there are two views

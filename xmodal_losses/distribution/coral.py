@@ -44,8 +44,9 @@ decompose D × D matrices, in float64, and take O(D³ + N D²) time and O(N D + 
 gradients are known without differentiating eigenvectors, and finite where eigenvalues
 repeat.
 
-References: Eq. 1–3 of :cite:t:`sun2016deep`; the log-Euclidean form is that of
-:cite:t:`morerio2018minimal`.
+References: Eq. 1–3 of :cite:t:`sun2016deep`; the log-Euclidean form:
+:cite:t:`morerio2018minimal`, its metric: :cite:t:`arsigny2007geometric`; the Bures
+distance: :cite:t:`bhatia2019bures`.
 """
 
 from functools import partial

@@ -16,14 +16,11 @@ from torch import Tensor, nn
 
 from xmodal_losses._core import checks, pairs, precision
 from xmodal_losses._core.pairs import Pairs, Pool
+from xmodal_losses.distribution.base_kernel import Bind, Kernel, Shift
+from xmodal_losses.distribution.joint_kernel import check_factor, shift_of_product
 from xmodal_losses.distribution.kernels import (
-    Bind,
     GaussianKernel,
-    Kernel,
-    Shift,
-    check_kernel,
 )
-from xmodal_losses.distribution.multi_kernel import refuse_maps
 
 __all__ = ["DeepKernel"]
 
@@ -76,16 +73,13 @@ class DeepKernel(Kernel):
             input_kernel = GaussianKernel("mean", learn=True)
         named = {"feature_kernel": feature_kernel, "input_kernel": input_kernel}
         for name, kernel in named.items():
-            check_kernel("DeepKernel", kernel, name=name)
-            refuse_maps("DeepKernel", name, kernel)
+            check_factor("DeepKernel", name, kernel)
         self.network = network
         self.feature_kernel = feature_kernel
         self.input_kernel = input_kernel
         start = math.log(epsilon) - math.log1p(-epsilon)
         self.logit_epsilon = nn.Parameter(torch.tensor(start))
-        # A product depends on where the rows are if one of its factors does.
-        sensitive = any(kernel.shift != "invariant" for kernel in named.values())
-        self.shift: Shift = "sensitive" if sensitive else "invariant"
+        self.shift: Shift = shift_of_product(*named.values())
 
     @property
     def epsilon(self) -> Tensor:

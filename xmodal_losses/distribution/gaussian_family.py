@@ -9,7 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from xmodal_losses._core import pairs
-from xmodal_losses.distribution.kernels import GaussianKernel, Kernel
+from xmodal_losses.distribution.base_kernel import Kernel
+from xmodal_losses.distribution.kernels import GaussianKernel
 from xmodal_losses.distribution.multi_kernel import leaves
 
 

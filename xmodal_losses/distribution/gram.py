@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xmodal_losses._core import precision
 from xmodal_losses._core.pairs import Pairs, Pool
-from xmodal_losses.distribution.kernels import Kernel
+from xmodal_losses.distribution.base_kernel import Kernel
 
 
 class Gram(NamedTuple):

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 
 from xmodal_losses._core import checks, moments, pairs, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
+from xmodal_losses.distribution.base_kernel import Kernel, check_kernel
 from xmodal_losses.distribution.gaussian_family import gaussian_family
-from xmodal_losses.distribution.kernels import Kernel, check_kernel
 from xmodal_losses.distribution.multi_kernel import DEFAULT
 
 __all__ = ["MMDLoss", "mmd"]

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks, precision
+from xmodal_losses.distribution.base_kernel import Kernel, check_kernel
 from xmodal_losses.distribution.gram import Gram, gram
-from xmodal_losses.distribution.kernels import Kernel, check_kernel
 from xmodal_losses.distribution.multi_kernel import DEFAULT
 
 __all__ = ["mmd_variance"]

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from xmodal_losses._core import checks, pairs
 from xmodal_losses._core.pairs import Pairs, Pool
-from xmodal_losses.distribution.kernels import GaussianKernel, Kernel, Shift
+from xmodal_losses.distribution.base_kernel import Kernel, Shift
+from xmodal_losses.distribution.kernels import GaussianKernel
 
 __all__ = ["DEFAULT", "MultiKernel", "leaves"]
 

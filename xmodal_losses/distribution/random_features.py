@@ -9,8 +9,9 @@ A kernel that depends on :math:`x - y` is a mean over frequencies
                               + \sin w_f^\top x \, \sin w_f^\top y .
 
 The right-hand side is a kernel itself, the inner product of 2F features of either row:
-an MMD of it is a function of their means, in O((N + M)·F·D). Its error against that of
-the left-hand side is O(F^{-1/2}).
+an MMD of it is a function of their means, in O((N + M)·F·D)
+(:cite:t:`zhao2015fastmmd`). Its error against that of the left-hand side is
+O(F^{-1/2}).
 """
 
 from collections.abc import Callable
@@ -21,13 +22,12 @@ from torch import Tensor
 from xmodal_losses._core import checks, pairs
 from xmodal_losses._core.pairs import Pool
 from xmodal_losses._core.pairs.kernel_mean import inner
+from xmodal_losses.distribution.base_kernel import Kernel, ScaledKernel
 from xmodal_losses.distribution.kernels import (
     GaussianKernel,
     InverseMultiquadricKernel,
-    Kernel,
     LaplacianKernel,
     MaternKernel,
-    ScaledKernel,
 )
 from xmodal_losses.distribution.multi_kernel import leaves
 

@@ -29,36 +29,25 @@ References: :cite:t:`bardes2022vicregl`, with the factors of its code, which has
 before the covariance.
 """
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xmodal_losses._core import checks, moments, precision, ranks, reduce
 from xmodal_losses._core.modules import describe
-from xmodal_losses.redundancy import vicreg
+from xmodal_losses.redundancy import partners, vicreg
 
 __all__ = ["VICRegLocalLoss", "vicreg_local"]
 
-Matching: TypeAlias = Literal["positions", "features"]
-MATCHINGS = ("positions", "features")
-
 
 class _Options(NamedTuple):
-    matching: Matching
+    matching: partners.Matching
     num_matches: int | None
     pooled: bool
     weights: tuple[float, float, float]
     target_std: float
     eps: float
-
-
-class _Side(NamedTuple):
-    """The places of one modality."""
-
-    rows: Tensor  # (…, N, P, D)
-    positions: Tensor | None  # (…, N, P, C)
-    weight: Tensor | None  # (…, N, P)
 
 
 def vicreg_local(
@@ -67,7 +56,7 @@ def vicreg_local(
     *,
     positions_a: Tensor | None = None,
     positions_b: Tensor | None = None,
-    matching: Matching = "positions",
+    matching: partners.Matching = "positions",
     num_matches: int | None = None,
     pooled: bool = False,
     invariance_weight: float = 25.0,
@@ -137,12 +126,13 @@ def vicreg_local(
     _check_options(caller, options)
     checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
     everyone = ranks.joined(caller, group, grad_reduce)
-    a = _Side(z_a, positions_a, weight_a)
-    b = _Side(z_b, positions_b, weight_b)
-    _check(caller, a, b, options, min_images=2 if everyone is None else 0)
+    a = partners.Side(z_a, positions_a, weight_a)
+    b = partners.Side(z_b, positions_b, weight_b)
+    least = 2 if everyone is None and not pooled else 0
+    partners.check(caller, a, b, matching, num_matches, least)
     with precision.no_autocast(z_a):
         dtype = precision.compute_dtype(z_a, z_b)
-        a, b = (_present(side, dtype) for side in (a, b))
+        a, b = (partners.present(side, dtype) for side in (a, b))
         value, present = _direction(caller, a, b, options, everyone)
         if options.matching == "features" or positions_a is not None:
             back, _ = _direction(caller, b, a, options, everyone)
@@ -150,21 +140,15 @@ def vicreg_local(
         return reduce.problems(value, present, reduction, everyone)
 
 
-def _present(side: _Side, dtype: torch.dtype) -> _Side:
-    rows = moments.drop(side.rows.to(dtype), side.weight)
-    weight = None if side.weight is None else side.weight.to(dtype)
-    return _Side(rows, side.positions, weight)
-
-
 def _direction(
     caller: str,
-    a: _Side,
-    b: _Side,
+    a: partners.Side,
+    b: partners.Side,
     options: _Options,
     everyone: ranks.Ranks | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the loss of the places of *a*, ``(…)``, and where there is any pair."""
-    x, y, weight = _pairs(a, b, options)
+    x, y, weight = partners.pairs(a, b, options.matching, options.num_matches)
     if everyone is not None and x.ndim == 3:
         x, y, weight = _of_all_ranks(caller, x, y, weight, everyone)
     if options.pooled:  # one slot of all pairs
@@ -183,59 +167,6 @@ def _direction(
     return slots.sum(-1) * reduce.inverse(present.sum(-1).to(slots)), present.any(-1)
 
 
-def _pairs(
-    a: _Side, b: _Side, options: _Options
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return rows of *a* and their partners, ``(…, N, K, D)``, and pairs' weights."""
-    if options.matching == "positions" and a.positions is None:
-        if a.weight is None or b.weight is None:
-            return a.rows, b.rows, b.weight if a.weight is None else a.weight
-        return a.rows, b.rows, a.weight * b.weight
-    with torch.no_grad():
-        distance, partner = _distances(a, b, options.matching).min(-1)
-        kept = None
-        if options.num_matches is not None:
-            nearest = distance.argsort(dim=-1, stable=True)[..., : options.num_matches]
-            kept = nearest.sort(-1).values  # in the order of the places
-            partner = partner.gather(-1, kept)
-            distance = distance.gather(-1, kept)
-    x = a.rows if kept is None else _read(a.rows, kept)
-    y = _read(b.rows, partner)
-    if a.weight is None and b.weight is None:
-        return x, y, None
-    # Where nothing is left to be a partner, some place of weight 0 is.
-    weight = torch.ones_like(distance)
-    if a.weight is not None:
-        weight = weight * (a.weight if kept is None else a.weight.gather(-1, kept))
-    if b.weight is not None:
-        weight = weight * b.weight.gather(-1, partner)
-    return x, y, weight
-
-
-def _read(rows: Tensor, places: Tensor) -> Tensor:
-    return rows.gather(-2, places.unsqueeze(-1).expand(*places.shape, rows.shape[-1]))
-
-
-def _distances(a: _Side, b: _Side, matching: Matching) -> Tensor:
-    """Return distances of places, ``(…, N, P, Q)``; ∞ from those that are not there."""
-    if matching == "features":
-        # About a common point: cdist adds up squares.
-        origin = b.rows.mean(-2, keepdim=True)
-        distance = torch.cdist(a.rows - origin, b.rows - origin)
-    else:
-        assert a.positions is not None
-        assert b.positions is not None
-        dtype = precision.compute_dtype(a.positions, b.positions)
-        x, y = a.positions.to(dtype), b.positions.to(dtype)
-        # By differences: as sums of squares, pixels in float32 would not be told apart.
-        distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    if a.weight is not None:
-        distance = distance.masked_fill((a.weight == 0).unsqueeze(-1), torch.inf)
-    if b.weight is not None:
-        distance = distance.masked_fill((b.weight == 0).unsqueeze(-2), torch.inf)
-    return distance
-
-
 def _of_all_ranks(
     caller: str, x: Tensor, y: Tensor, weight: Tensor | None, everyone: ranks.Ranks
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -251,7 +182,7 @@ def _of_all_ranks(
 
 def _check_options(caller: str, options: _Options) -> None:
     invariance, variance, covariance = options.weights
-    checks.option(caller, "matching", options.matching, MATCHINGS)
+    checks.option(caller, "matching", options.matching, partners.MATCHINGS)
     if options.num_matches is not None:
         checks.count(caller, "num_matches", options.num_matches)
     checks.flag(caller, "pooled", options.pooled)
@@ -260,58 +191,6 @@ def _check_options(caller: str, options: _Options) -> None:
     checks.number(caller, "covariance_weight", covariance, at_least=0.0)
     checks.number(caller, "target_std", options.target_std, at_least=0.0)
     checks.number(caller, "eps", options.eps, at_least=0.0)
-
-
-def _check(
-    caller: str, a: _Side, b: _Side, options: _Options, *, min_images: int
-) -> None:
-    checks.rows(caller, "z_a", a.rows)
-    checks.rows(caller, "z_b", b.rows)
-    got = f"got z_a {tuple(a.rows.shape)} and z_b {tuple(b.rows.shape)}."
-    if a.rows.ndim < 3 or a.rows.shape[:-2] != b.rows.shape[:-2]:
-        raise ValueError(
-            f"{caller}: z_a and z_b must have the same leading dimensions, the last of "
-            f"them images, {got}"
-        )
-    if a.rows.shape[-1] != b.rows.shape[-1]:
-        raise ValueError(
-            f"{caller}: z_a and z_b must have the same number of columns, {got} "
-            "Project both modalities to one width first."
-        )
-    if a.rows.shape[-3] < min_images and not options.pooled:
-        raise ValueError(
-            f"{caller}: z_a must have at least {min_images} images, {got} Statistics "
-            "are over images, unless pooled=True."
-        )
-    for side, name in ((a, "a"), (b, "b")):
-        checks.row_positions(caller, f"positions_{name}", side.positions, side.rows)
-        checks.row_weight(caller, f"weight_{name}", side.weight, side.rows)
-    if (a.positions is None) != (b.positions is None):
-        raise ValueError(
-            f"{caller}: positions_a and positions_b must be given both or neither, got "
-            "one."
-        )
-    if options.matching == "features" and a.positions is not None:
-        raise ValueError(
-            f"{caller}: positions_a must be None with matching='features', got a "
-            "tensor."
-        )
-    known = options.matching == "positions" and a.positions is None
-    if known and a.rows.shape != b.rows.shape:
-        raise ValueError(
-            f"{caller}: z_a and z_b must have the same places, {got} Give positions_a "
-            "and positions_b."
-        )
-    if options.num_matches is not None:
-        if known:
-            raise ValueError(
-                f"{caller}: num_matches must be None where partners are known, got "
-                f"{options.num_matches}. No pair is nearer than another."
-            )
-        most = min(a.rows.shape[-2], b.rows.shape[-2])
-        checks.count(
-            caller, "num_matches", options.num_matches, at_most=most, of="places"
-        )
 
 
 class VICRegLocalLoss(nn.Module):
@@ -348,7 +227,7 @@ class VICRegLocalLoss(nn.Module):
     def __init__(
         self,
         *,
-        matching: Matching = "positions",
+        matching: partners.Matching = "positions",
         num_matches: int | None = None,
         pooled: bool = False,
         invariance_weight: float = 25.0,
@@ -367,7 +246,7 @@ class VICRegLocalLoss(nn.Module):
         _check_options(caller, options)
         checks.option(caller, "reduction", reduction, reduce.REDUCTIONS)
         ranks.check_module(caller, gather, grad_reduce)
-        self.matching: Matching = matching
+        self.matching: partners.Matching = matching
         self.num_matches = num_matches
         self.pooled = pooled
         self.invariance_weight = invariance_weight

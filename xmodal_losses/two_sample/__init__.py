@@ -8,12 +8,16 @@ from xmodal_losses.two_sample.deep_kernel import (
 )
 from xmodal_losses.two_sample.mmd import mmd_agg
 from xmodal_losses.two_sample.power import fit_weights, power_criterion
-from xmodal_losses.two_sample.relabelling import KernelTestResult, kernel_test
-from xmodal_losses.two_sample.result import KernelTest, MMDAggResult
+from xmodal_losses.two_sample.relabelling import kernel_test
+from xmodal_losses.two_sample.result import (
+    KernelTestResult,
+    KernelVerdict,
+    MMDAggResult,
+)
 
 __all__ = [
-    "KernelTest",
     "KernelTestResult",
+    "KernelVerdict",
     "MMDAggResult",
     "Split",
     "deep_kernel_test",

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks
+from xmodal_losses.distribution.base_kernel import Kernel
 from xmodal_losses.distribution.kernels import (
     GaussianKernel,
     InverseMultiquadricKernel,
-    Kernel,
     LaplacianKernel,
     MaternKernel,
 )
+from xmodal_losses.two_sample import require
 
 Family: TypeAlias = Literal[
     "laplace", "gaussian", "imq", "matern_0.5", "matern_1.5", "matern_2.5"
@@ -63,6 +64,7 @@ class Choice:
         num_bandwidths: int,
         weights: Weighting | Sequence[float],
     ) -> None:
+        self.caller = caller
         # An nn.Module may be iterable, so a kernel alone is asked for first.
         chosen: list[object] = (
             list(kernels)
@@ -108,7 +110,10 @@ class Choice:
         for name in self.families:
             p, build = _FAMILIES[name]
             if p not in grids:
-                grids[p] = grid(rows[:MOST], p, self.num_bandwidths)
+                scales = grid(rows[:MOST], p, self.num_bandwidths)
+                found = rows.new_tensor(scales)
+                require.finite(self.caller, "distances", found, where=" in the pool")
+                grids[p] = scales
             out += [build(scale) for scale in grids[p]]
         return out
 

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks
-from xmodal_losses.distribution.kernels import Kernel, check_kernel
+from xmodal_losses.distribution.base_kernel import Kernel, check_kernel
 from xmodal_losses.distribution.mmd_variance import STATISTICS, Statistic
+from xmodal_losses.two_sample import require
 from xmodal_losses.two_sample.power import power_criterion
-from xmodal_losses.two_sample.relabelling import (
-    KernelTestResult,
-    check_test,
-    kernel_test,
-)
+from xmodal_losses.two_sample.relabelling import check_test, kernel_test
+from xmodal_losses.two_sample.result import KernelTestResult
 
 __all__ = ["deep_kernel_test", "fit_kernel", "split"]
 
@@ -65,7 +63,7 @@ def deep_kernel_test(
         batch_size: As there.
         ridge: As there.
         alpha: The level, in (0, 1).
-        permutations: B. The smallest p-value is 1/(B + 1).
+        permutations: B, at least 1/alpha − 1. The smallest p-value is 1/(B + 1).
         paired: Row i of both batches belongs together; N = M.
         generator: What to draw from, on any device; None is torch's own.
 
@@ -126,6 +124,7 @@ def fit_kernel(
 
     Args:
         z_a: Embeddings of modality *a*, shape ``(N, D)``: rows that are not tested.
+            They get no gradient.
         z_b: Embeddings of modality *b*, shape ``(M, D)``.
         kernel: A kernel with parameters.
         optimizer: Any optimiser, of those parameters of the kernel that are to be
@@ -157,11 +156,7 @@ def fit_kernel(
     checks.count(caller, "steps", steps)
     checks.generator(caller, generator)
     paired = estimator == "paired"
-    checks.embeddings(caller, z_a, z_b, paired=paired, min_rows=2)
-    if z_a.ndim != 2:
-        raise ValueError(
-            f"{caller}: z_a must be one batch (N, D), got shape {tuple(z_a.shape)}."
-        )
+    require.batches(caller, z_a, z_b, paired=paired)
     if batch_size is not None:
         fewest = min(z_a.shape[0], z_b.shape[0])
         checks.count(
@@ -177,6 +172,8 @@ def fit_kernel(
         )
     if optimizer is None:
         optimizer = torch.optim.Adam(kernel.parameters(), lr=5e-4)
+    # Only the kernel is learned: rows are, to it, constants.
+    z_a, z_b = z_a.detach(), z_b.detach()
     history: list[Tensor] = []
     for _ in range(steps):
         x, y = z_a, z_b
@@ -240,11 +237,7 @@ def split(
     checks.flag("split", "paired", paired)
     checks.number("split", "fraction", fraction, above=0.0, below=1.0)
     checks.generator("split", generator)
-    checks.embeddings("split", z_a, z_b, paired=paired, min_rows=4)
-    if z_a.ndim != 2:
-        raise ValueError(
-            f"split: z_a must be one batch (N, D), got shape {tuple(z_a.shape)}."
-        )
+    require.batches("split", z_a, z_b, paired=paired, min_rows=4)
     at_a = _draw(z_a, generator)
     at_b = at_a if paired else _draw(z_b, generator)
     (train_a, test_a), (train_b, test_b) = (

@@ -6,7 +6,7 @@ One column is one draw; the first is the data as it is.
 import torch
 from torch import Tensor
 
-from xmodal_losses._core.draws import widest_dtype
+from xmodal_losses._core.draws import uniform
 
 # Numbers sorted at a time.
 _AT_ONCE = 2**23
@@ -45,15 +45,14 @@ def splits(
 ) -> Tensor:
     """Return ±1 ``(n + m, 1 + draws)``: 1 where a row of the pool is taken for x."""
     source = device if generator is None else generator.device
-    # In float32 two of a few thousand keys would be equal now and then.
-    dtype = widest_dtype(source)
     labels = torch.ones(n + m, dtype=torch.int8, device=source)
     labels[n:] = -1
     parts = [labels[None]]
     at_once = max(1, _AT_ONCE // (n + m))
     for start in range(0, draws, at_once):
         size = min(at_once, draws - start), n + m
-        keys = torch.rand(size, generator=generator, device=source, dtype=dtype)
+        # In float32 two of a few thousand keys would be equal now and then.
+        keys = uniform(size, source, generator)
         parts.append(labels[keys.argsort(-1)])
     return torch.cat(parts).T.contiguous().to(device)
 

@@ -38,11 +38,11 @@ from torch import Tensor
 
 from xmodal_losses._core import checks, precision
 from xmodal_losses._core.pairs import Pool
-from xmodal_losses.two_sample import draws
+from xmodal_losses.two_sample import draws, require
 from xmodal_losses.two_sample.aggregate import aggregate
 from xmodal_losses.two_sample.collection import Choice, Kernels, Weighting
 from xmodal_losses.two_sample.quadratic import Forms, forms, pooled, swapped
-from xmodal_losses.two_sample.result import KernelTest, MMDAggResult
+from xmodal_losses.two_sample.result import KernelVerdict, MMDAggResult
 
 Resampling: TypeAlias = Literal["auto", "wild_bootstrap", "permutation"]
 RESAMPLINGS = ("auto", "wild_bootstrap", "permutation")
@@ -161,7 +161,7 @@ def mmd_agg(
     values, noise = _finite(caller, found, per_pair)
     outcome = aggregate(values, noise, choice.weights, quantile_draws, alpha)
     tests = tuple(
-        KernelTest(*row)
+        KernelVerdict(*row)
         for row in zip(
             collection,
             choice.weights,
@@ -211,8 +211,7 @@ def _check_samples(caller: str, x: Tensor, y: Tensor) -> None:
             f"{tuple(x.shape)} and y {tuple(y.shape)}. Project both modalities to one "
             "width first."
         )
-    if not bool(x.isfinite().all() & y.isfinite().all()):
-        raise ValueError(f"{caller}: x and y must be finite, got NaN or infinity.")
+    require.finite(caller, "x and y", x, y)
 
 
 def _check_design(
@@ -267,20 +266,11 @@ def _check_draws(
 ) -> None:
     checks.number(caller, "alpha", alpha, above=0.0, below=1.0)
     checks.count(caller, "quantile_draws", quantile_draws)
-    checks.count(caller, "level_draws", level_draws)
-    if 1 / (level_draws + 1) > alpha:
-        raise ValueError(
-            f"{caller}: level_draws must be >= 1/alpha - 1, got {level_draws} for "
-            f"alpha={alpha:g}. With fewer the test can never reject."
-        )
+    require.draws(caller, "level_draws", level_draws, alpha)
 
 
 def _finite(caller: str, found: Forms, per_pair: float) -> tuple[Tensor, Tensor]:
     """Return statistics and what of them is rounding, in float64 on the CPU."""
     values, noise = (part.to("cpu").double() * per_pair for part in found)
-    if not values.isfinite().all():
-        raise ValueError(
-            f"{caller}: kernels must be finite on the samples, got NaN or infinity. "
-            "Scale x and y down."
-        )
+    require.finite(caller, "kernels", values, where=" on the samples")
     return values, noise

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks
+from xmodal_losses.distribution.base_kernel import Kernel, check_kernel
 from xmodal_losses.distribution.gram import gram
-from xmodal_losses.distribution.kernels import Kernel, check_kernel
 from xmodal_losses.distribution.mmd_variance import (
     STATISTICS,
     Statistic,
@@ -23,6 +23,7 @@ from xmodal_losses.distribution.mmd_variance import (
     influences,
 )
 from xmodal_losses.distribution.multi_kernel import MultiKernel
+from xmodal_losses.two_sample import require
 
 __all__ = ["fit_weights", "power_criterion"]
 
@@ -84,7 +85,7 @@ def fit_weights(
         kernel: The kernels. Their weights do not count, their bandwidths stay as they
             are.
         estimator: As in :func:`~xmodal_losses.two_sample.power_criterion`.
-        ridge: As in the formula; the default is that of the paper.
+        ridge: > 0, as in the formula; the default is that of the paper.
 
     Returns:
         A sum of the same kernels.
@@ -100,10 +101,9 @@ def fit_weights(
             f"fit_weights: kernel must be a MultiKernel, got {type(kernel).__name__}."
         )
     _check("fit_weights", z_a, z_b, kernel, estimator, ridge)
-    if z_a.ndim != 2:
-        raise ValueError(
-            f"fit_weights: z_a must be one batch (N, D), got shape {tuple(z_a.shape)}."
-        )
+    # Without it, kernels of one value each could not be told apart.
+    checks.number("fit_weights", "ridge", ridge, above=0.0)
+    require.batches("fit_weights", z_a, z_b, paired=estimator == "paired")
     estimates: list[Tensor] = []
     found: list[list[Tensor]] = []
     with torch.no_grad():
@@ -119,6 +119,7 @@ def fit_weights(
             of_rows = of_rows - of_rows.mean(-1, keepdim=True)
             n = of_rows.shape[-1]
             q += 4 * _rows(matrices.xy) / n**2 * (of_rows @ of_rows.mT)
+        require.finite("fit_weights", "kernel", d, q, where=" on the samples")
         if (d > 0).any():
             beta = _non_negative(q, d)
         else:
@@ -152,13 +153,13 @@ def _non_negative(q: Tensor, d: Tensor) -> Tensor:
         while True:
             best = torch.zeros_like(d)
             best[free] = torch.linalg.solve(q[free][:, free], d[free])
-            out = free & (best <= 0)
+            out = free & (best < 0)
             if not out.any():
                 break
             # As far as the first that would turn negative, which stays at 0.
             reach = (beta / (beta - best)).masked_fill(~out, torch.inf)
             first = reach.argmin()
-            beta = (beta + reach[first] * (best - beta)).clamp_min(0.0)
+            beta = beta + reach[first] * (best - beta)
             free[first] = False
         beta = best
     return beta

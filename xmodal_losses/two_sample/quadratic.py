@@ -30,6 +30,9 @@ class Forms(NamedTuple):
 class _Pairs(pairs.Pairs):
     """Pairs that need no gradient: L1 distances without an N×M×D tensor."""
 
+    def columns(self, start: int, stop: int) -> "_Pairs":
+        return _Pairs(self.x[..., start:stop], self.y[..., start:stop])
+
     def manhattan(self) -> Tensor:
         return torch.cdist(self.x, self.y, p=1.0)
 

@@ -21,48 +21,17 @@ of: a bandwidth by rule is of the pool.
 References: :cite:t:`gretton2012kernel`; B + 1: :cite:t:`phipson2010permutation`.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from xmodal_losses._core import checks, precision
 from xmodal_losses._core.draws import uniform
+from xmodal_losses.distribution.base_kernel import Kernel, check_kernel
 from xmodal_losses.distribution.gram import Gram, gram
-from xmodal_losses.distribution.kernels import Kernel, check_kernel
+from xmodal_losses.two_sample import require
+from xmodal_losses.two_sample.result import KernelTestResult
 
-__all__ = ["KernelTestResult", "kernel_test"]
-
-
-class KernelTestResult(NamedTuple):
-    """What a test has found; ``print`` it."""
-
-    statistic: float
-    """The unbiased estimate of the squared MMD."""
-    p_value: float
-    """From 1/(B + 1) to 1."""
-    rejected: bool
-    """Whether p ≤ α: the batches have different distributions."""
-    alpha: float
-    """The level: the probability, at most, of rejecting where they have one."""
-    null: Tensor
-    """The relabelled estimates, ``(B,)``."""
-    rows: tuple[int, int]
-    """How many were tested."""
-
-    def __str__(self) -> str:
-        """Return the result in words."""
-        if self.rejected:
-            verdict = f"the samples differ (p = {self.p_value:.4g} <= {self.alpha:g})"
-        else:
-            verdict = (
-                f"no difference found (p = {self.p_value:.4g} > {self.alpha:g}), which "
-                "does not prove that there is none"
-            )
-        return (
-            f"{verdict}: squared MMD {self.statistic:.4g} of {self.rows[0]} and "
-            f"{self.rows[1]} rows, {len(self.null)} permutations."
-        )
+__all__ = ["kernel_test"]
 
 
 def kernel_test(
@@ -83,16 +52,18 @@ def kernel_test(
         kernel: Chosen without these rows (:func:`~xmodal_losses.two_sample.fit_kernel`
             with others). It is in eval mode meanwhile.
         alpha: The level, in (0, 1).
-        permutations: B. The smallest p-value is 1/(B + 1).
+        permutations: B, at least 1/alpha − 1. The smallest p-value is 1/(B + 1).
         paired: Row i of both batches belongs together; N = M.
         generator: What to draw from, on any device; None is torch's own.
 
     Returns:
-        The result.
+        The outcome as plain numbers, which ``print`` puts in words; see
+        :class:`~xmodal_losses.two_sample.KernelTestResult`.
 
     Raises:
         TypeError: If an input is not a floating-point tensor, or the kernel no kernel.
-        ValueError: If shapes do not fit together or an option is out of range.
+        ValueError: If shapes do not fit together, an option is out of range, or a value
+            is not finite. (A verdict is worth waiting for the device.)
 
     Examples:
         >>> import torch, xmodal_losses as xl
@@ -100,24 +71,41 @@ def kernel_test(
         >>> xl.two_sample.kernel_test(a, b, xl.GaussianKernel(1.0)).rejected
         True
     """
-    check_test("kernel_test", z_a, z_b, alpha, permutations, paired, generator)
-    check_kernel("kernel_test", kernel)
+    caller = "kernel_test"
+    check_test(caller, z_a, z_b, alpha, permutations, paired, generator)
+    check_kernel(caller, kernel)
+    # Estimates that are equal on paper have to be so up to a rounding error that is
+    # far below any difference.
+    wide = precision.sum_dtype(z_a)
     training = kernel.training
     kernel.eval()
     try:
         with torch.no_grad():
-            matrices = gram(kernel, z_a, z_b)
+            matrices = gram(kernel, z_a.to(wide), z_b.to(wide))
     finally:
         kernel.train(training)
     draw = _exchanged if paired else _relabelled
     found = draw(matrices, permutations, generator)
+    require.finite(caller, "kernel", found, where=" on the samples")
     statistic, null = found[0], found[1:]
-    # Relabelled estimates that are equal but for rounding count as reached.
     size = sum(k.abs().mean() for k in matrices) * torch.finfo(found.dtype).eps * 16
-    p_value = (1 + int((null >= statistic - size).sum())) / (permutations + 1)
-    rows = (z_a.shape[0], z_b.shape[0])
+    # Relabelled estimates that are equal but for rounding count as reached.
+    least = (null + size).sort(descending=True).values
+    p_value = (1 + int((least >= statistic).sum())) / (permutations + 1)
+    # If no more than so many reach the estimate, p ≤ α.
+    allowed = (
+        sum((1 + r) / (permutations + 1) <= alpha for r in range(permutations)) - 1
+    )
     return KernelTestResult(
-        statistic.item(), p_value, p_value <= alpha, alpha, null, rows
+        rejected=p_value <= alpha,
+        p_value=p_value,
+        alpha=alpha,
+        statistic=statistic.item(),
+        threshold=least[allowed].item(),
+        n=z_a.shape[0],
+        m=z_b.shape[0],
+        paired=paired,
+        null=null,
     )
 
 
@@ -161,19 +149,15 @@ def check_test(
     caller: str,
     z_a: Tensor,
     z_b: Tensor,
-    alpha: object,
-    permutations: object,
-    paired: object,
-    generator: object,
+    alpha: float,
+    permutations: int,
+    paired: bool,
+    generator: torch.Generator | None,
     min_rows: int = 2,
 ) -> None:
     """Check what tests have in common."""
     checks.flag(caller, "paired", paired)
     checks.number(caller, "alpha", alpha, above=0.0, below=1.0)
-    checks.count(caller, "permutations", permutations)
+    require.draws(caller, "permutations", permutations, alpha)
     checks.generator(caller, generator)
-    checks.embeddings(caller, z_a, z_b, paired=paired is True, min_rows=min_rows)
-    if z_a.ndim != 2:
-        raise ValueError(
-            f"{caller}: z_a must be one batch (N, D), got shape {tuple(z_a.shape)}."
-        )
+    require.batches(caller, z_a, z_b, paired=paired, min_rows=min_rows)

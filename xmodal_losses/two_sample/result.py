@@ -1,14 +1,16 @@
-"""What a test says."""
+"""What tests say."""
 
 import re
 from dataclasses import dataclass, field
 
-from xmodal_losses.distribution.kernels import Kernel
+from torch import Tensor
+
+from xmodal_losses.distribution.base_kernel import Kernel
 
 
 @dataclass(frozen=True)
-class KernelTest:
-    """What one kernel of the collection says.
+class KernelVerdict:
+    """What one kernel of the collection of an MMDAgg test says.
 
     Attributes:
         kernel: The kernel, with its bandwidth.
@@ -58,7 +60,7 @@ class MMDAggResult:
     statistic: float
     threshold: float
     kernel: Kernel
-    tests: tuple[KernelTest, ...] = field(repr=False)
+    tests: tuple[KernelVerdict, ...] = field(repr=False)
     n: int
     m: int
     paired: bool
@@ -69,14 +71,7 @@ class MMDAggResult:
 
     def __str__(self) -> str:
         """Return the result in words."""
-        if self.rejected:
-            verdict = f"the samples differ (p = {self.p_value:.4g} <= {self.alpha:g})."
-        else:
-            verdict = (
-                f"no difference found (p = {self.p_value:.4g} > {self.alpha:g}), which "
-                "does not prove that there is none."
-            )
-        sizes = f"{self.n} pairs" if self.paired else f"{self.n} and {self.m} rows"
+        sizes = _sizes(self)
         if self.num_ids is not None:
             sizes += f" of {self.num_ids} ids"
         count = len(self.tests)
@@ -87,16 +82,69 @@ class MMDAggResult:
             else f"incomplete ({self.num_diagonals} diagonals), "
         )
         draws = " + ".join(map(str, self.draws))
-        sign = ">" if self.rejected else "<="
         number = "kernel rejects" if count == 1 else "kernels reject"
         # Bandwidths that a rule has found have sixteen digits.
         kernel = re.sub(
             r"\d+\.\d{5,}(e[+-]\d+)?", lambda m: f"{float(m[0]):.4g}", repr(self.kernel)
         )
         return (
-            f"MMDAgg: {verdict}\n"
+            f"MMDAgg: {_verdict(self)}.\n"
             f"{sizes}; {part}{self.resampling.replace('_', ' ')}, {draws} draws; "
             f"{rejecting} of {count} {number}.\n"
-            f"Clearest: {kernel}, squared MMD {self.statistic:.4g} {sign} "
-            f"{self.threshold:.4g}."
+            f"Clearest: {kernel}, {_comparison(self)}."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class KernelTestResult:
+    """What a test with one kernel says; ``print`` it.
+
+    Attributes:
+        rejected: True: the samples differ, at level ``alpha``. It is so where
+            ``p_value <= alpha`` and where ``statistic > threshold``, which is one and
+            the same.
+        p_value: From 1/(B + 1) to 1.
+        alpha: The level that was asked for.
+        statistic: The unbiased estimate of the squared MMD; of either sign.
+        threshold: Above which it rejects.
+        n: Rows of ``z_a`` that were tested.
+        m: Rows of ``z_b``.
+        paired: Whether rows were said to be paired.
+        null: The relabelled estimates, ``(B,)``.
+    """
+
+    rejected: bool
+    p_value: float
+    alpha: float
+    statistic: float
+    threshold: float
+    n: int
+    m: int
+    paired: bool
+    null: Tensor = field(repr=False)
+
+    def __str__(self) -> str:
+        """Return the result in words."""
+        draws = "swaps of pairs" if self.paired else "permutations"
+        return (
+            f"Kernel test: {_verdict(self)}.\n"
+            f"{_sizes(self)}; {len(self.null)} {draws}; {_comparison(self)}."
+        )
+
+
+def _verdict(result: MMDAggResult | KernelTestResult) -> str:
+    if result.rejected:
+        return f"the samples differ (p = {result.p_value:.4g} <= {result.alpha:g})"
+    return (
+        f"no difference found (p = {result.p_value:.4g} > {result.alpha:g}), which "
+        "does not prove that there is none"
+    )
+
+
+def _sizes(result: MMDAggResult | KernelTestResult) -> str:
+    return f"{result.n} pairs" if result.paired else f"{result.n} and {result.m} rows"
+
+
+def _comparison(result: MMDAggResult | KernelTestResult) -> str:
+    sign = ">" if result.rejected else "<="
+    return f"squared MMD {result.statistic:.4g} {sign} {result.threshold:.4g}"
