@@ -35,14 +35,25 @@ References: :cite:t:`welch1974lower`; that it is reached, :cite:t:`benedetto2003
 """
 
 import math
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from xmodal_losses._core import checks
 
 __all__ = ["barlow_twins_floor", "vicreg_floor", "welch_floor"]
 
 SCALES = ("published", "per_column")
-CONVENTIONS = ("official", "algorithm1", "paper")
+Convention: TypeAlias = Literal[
+    "official", "algorithm1", "paper", "lightly", "solo-learn", "vicregl"
+]
+# What conventions of VICReg multiply the variance and the covariance term by.
+FACTORS = {
+    "official": (0.5, 1.0),
+    "algorithm1": (1.0, 1.0),
+    "paper": (1.0, 1.0),
+    "lightly": (0.5, 1.0),
+    "solo-learn": (1.0, 1.0),
+    "vicregl": (0.5, 0.5),
+}
 
 
 def welch_floor(num_rows: int, num_columns: int) -> float:
@@ -79,6 +90,9 @@ def barlow_twins_floor(
 ) -> float:
     """Return what :func:`~xmodal_losses.functional.barlow_twins` cannot get below.
 
+    It holds for any ε and every convention but ``"hsic"``, given its λ; that of
+    ``"solo-learn"`` times 0.025.
+
     Args:
         num_rows: N ≥ 2.
         num_columns: D ≥ 1.
@@ -113,7 +127,7 @@ def vicreg_floor(
     covariance_weight: float = 1.0,
     target_std: float = 1.0,
     eps: float = 1e-4,
-    convention: Literal["official", "algorithm1", "paper"] = "official",
+    convention: Convention = "official",
 ) -> float:
     """Return what :func:`~xmodal_losses.functional.vicreg` cannot get below.
 
@@ -143,12 +157,14 @@ def vicreg_floor(
     checks.number(caller, "covariance_weight", covariance_weight, at_least=0.0)
     checks.number(caller, "target_std", target_std, at_least=0.0)
     checks.number(caller, "eps", eps, at_least=0.0)
-    checks.option(caller, "convention", convention, CONVENTIONS)
+    checks.option(caller, "convention", convention, tuple(FACTORS))
     ratio = 1 + _excess(caller, num_rows, num_columns)  # D/(N − 1), or 1
     most = max(target_std**2 - eps, 0.0)  # the variance that the hinge asks for
     if not most:
         return 0.0
-    per_view = variance_weight / 2 if convention == "official" else variance_weight
+    of_variance, of_covariance = FACTORS[convention]
+    per_view = of_variance * variance_weight
+    covariance_weight = of_covariance * covariance_weight
 
     # The covariance term is at least ν(α m² − β m), m the mean variance. As a function
     # of each column's variance the sum is convex, and equal columns best, if so:
