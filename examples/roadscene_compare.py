@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result = {
         "data": source.label,
         "pairs": [pair.name for pair in test],
+        "cases": {name: len(cases) for name, cases in sets.items()},
         "localisation": found,
         "registration": registered,
     }

@@ -1,0 +1,181 @@
+"""The tables and figures of `docs/roadscene_study.md`, from the results beside this.
+
+python examples/roadscene_page.py
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from roadscene.figures import BLUE, GREY, STYLE, new_figure
+
+__all__ = ["FIGURES", "PAGE", "rewritten"]
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "examples" / "results"
+PAGE = ROOT / "docs" / "roadscene_study.md"
+FIGURES = ROOT / "docs" / "_static"
+
+Row = Mapping[str, Any]
+
+
+def number(value: float | None, digits: int = 1, unit: float = 1) -> str:
+    """Format a number, or a dash."""
+    return "–" if value is None else f"{unit * value:.{digits}f}"
+
+
+def within(row: Row, metric: str, unit: float = 1, digits: int = 1) -> str:
+    """Format a mean and its interval."""
+    interval = row.get(f"{metric}_interval")
+    shown = number(row.get(metric), digits, unit)
+    if interval is None:
+        return shown
+    low, high = (f"{unit * x:.{digits}f}" for x in interval)
+    return f"{shown} [{low}, {high}]"
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Format a table; the first column is text."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+
+
+def places(result: dict[str, Any]) -> str:
+    """Table of finding places."""
+    head = ["", "top-1, %", "top-5, %", "8 px, %", "error, px", "peak/sidelobe"]
+    body = [
+        [
+            name,
+            within(row, "top1", 100),
+            number(row["top5"], unit=100),
+            within(row, "within", 100),
+            number(row["error"]),
+            number(row["sidelobe_ratio"], 2),
+        ]
+        for name, row in result["localisation"].items()
+    ]
+    some = next(iter(result["localisation"].values()))
+    chance = (
+        number(some["chance_top1"], unit=100),
+        number(some["chance_within"], unit=100),
+    )
+    body.insert(0, ["*chance*", chance[0], "", chance[1], "", ""])
+    return table(head, body)
+
+
+def registered(result: dict[str, Any]) -> str:
+    """Tables of registration, one per set of pairs, by RANSAC at 10 px."""
+    parts = []
+    for name, rows in result["registration"].items():
+        landmarks = any(row["srr"] is not None for row in rows.values())
+        head = ["", "AUC@3", "AUC@5", "AUC@10", "NCM", "precision@3, %"]
+        if landmarks:
+            head[1:1] = ["SRR@10, %", "RE, px", "RE > 100, %"]
+        body = []
+        for method, row in rows.items():
+            label, estimator = method.rsplit(" · ", 1)
+            if estimator != "RANSAC":
+                continue
+            cells = [
+                *(number(row[f"auc_{x}"], unit=100) for x in (3, 5, 10)),
+                number(row["ncm"], 0),
+                number(row["precision_3"], unit=100),
+            ]
+            if landmarks:
+                cells = [
+                    number(row["srr"], unit=100),
+                    number(row["mean_success"], 2),
+                    number(row["collapsed"], unit=100),
+                    *cells,
+                ]
+            body.append([label, *cells])
+        parts += [f"**{name.capitalize()}**, {result['cases'][name]} pairs.", ""]
+        parts += [table(head, body), ""]
+    return "\n".join(parts).strip()
+
+
+def ablation(result: dict[str, Any]) -> str:
+    """Table of the study: every variant against the full recipe."""
+    head = ["", "seeds", "top-1, %", "change, points", "8 px, %", "error, px", "shares"]
+    body = []
+    for name, row in result["variants"].items():
+        change = within(row, "top1_change", 100) if "top1_change" in row else "–"
+        shares = ", ".join(
+            f"{term} {100 * share:.2g} %"
+            for term, share in row["gradient_shares"].items()
+        )
+        body.append(
+            [
+                name,
+                str(row["count"]),
+                within(row, "top1", 100),
+                change,
+                number(row["within"], unit=100),
+                number(row["error"]),
+                shares,
+            ]
+        )
+    said = f"Flags of every run: `{' '.join(result['flags'])}`."
+    return f"{table(head, body)}\n\n{said}"
+
+
+# What stands between the markers of that name, and the file it is made of.
+SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "places": ("comparison", places),
+    "registration": ("comparison", registered),
+    "ablation": ("study", ablation),
+}
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """Return a result, if it is there."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def rewritten(text: str) -> str:
+    """Return the page with the tables that belong into it."""
+    for name, (source, shown) in SECTIONS.items():
+        result = read(source)
+        content = "Not measured yet." if result is None else shown(result)
+        pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)"
+        text, count = re.subn(
+            pattern, lambda m, c=content: f"{m[1]}\n{c}\n\n{m[2]}", text, flags=re.S
+        )
+        assert count == 1, name
+    return text
+
+
+def figures() -> None:
+    """Draw top-1 of every method and every variant, with intervals."""
+    for source, key in (("comparison", "localisation"), ("study", "variants")):
+        result = read(source)
+        if result is None:
+            continue
+        rows = list(result[key].items())[::-1]
+        with mpl.rc_context(STYLE):
+            figure = new_figure(7.0, 0.6 + 0.24 * len(rows))
+            axis = figure.subplots()
+            for at, (name, row) in enumerate(rows):
+                low, high = row["top1_interval"]
+                learned = source == "study" or name.endswith(", trained")
+                colour = BLUE if learned else GREY
+                axis.plot([100 * low, 100 * high], [at, at], color=colour, linewidth=2)
+                axis.plot(100 * row["top1"], at, "o", color=colour, ms=4)
+            axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+            axis.set(xlabel="found within 8 px in the whole image (%)", xlim=(0, None))
+            figure.savefig(FIGURES / f"roadscene_{source}.png")
+
+
+def main() -> None:
+    """Write the tables and the figures."""
+    PAGE.write_text(rewritten(PAGE.read_text("utf-8")), "utf-8")
+    figures()
+    print(f"written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

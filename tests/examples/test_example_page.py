@@ -1,0 +1,75 @@
+"""The page of the study is its results."""
+
+import json
+
+import pytest
+import roadscene_page as page
+import roadscene_study as study
+
+
+def test_the_page_is_made_of_the_results():
+    text = page.PAGE.read_text("utf-8")
+    assert page.rewritten(text) == text
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Results of a made-up comparison and study, and where figures go."""
+    row = {
+        "top1": 0.25,
+        "top1_interval": [0.2, 0.3],
+        "top5": 0.4,
+        "within": 0.5,
+        "within_interval": [0.4, 0.6],
+        "error": 12.3,
+        "sidelobe_ratio": 2.71,
+        "chance_top1": 0.002,
+        "chance_within": 0.017,
+    }
+    registered = dict.fromkeys(("auc_3", "auc_5", "auc_10", "precision_3"), 0.1)
+    registered |= {"srr": 0.73, "mean_success": None, "collapsed": 0.05, "ncm": 38.4}
+    comparison = {
+        "cases": {"drawn homographies": 39},
+        "localisation": {"HOG": row, "run, trained": row | {"top1": 0.5}},
+        "registration": {
+            "drawn homographies": {"HOG · RANSAC": registered, "HOG · MAGSAC": {}}
+        },
+    }
+    variant = row | {"count": 3, "gradient_shares": {"InfoNCE": 0.9, "mmd": 1e-4}}
+    change = {"top1_change": -0.012, "top1_change_interval": [-0.03, 0.01]}
+    other = {"flags": ["--quick"], "variants": {"a": variant, "b": variant | change}}
+    for name, content in (("comparison", comparison), ("study", other)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), "utf-8")
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr(page, "FIGURES", tmp_path)
+    return tmp_path
+
+
+def test_tables_say_what_was_measured(results):
+    text = page.rewritten(page.PAGE.read_text("utf-8"))
+    assert "| *chance* | 0.2 |  | 1.7 |  |  |" in text
+    assert (
+        "| HOG | 25.0 [20.0, 30.0] | 40.0 | 50.0 [40.0, 60.0] | 12.3 | 2.71 |" in text
+    )
+    assert "**Drawn homographies**, 39 pairs." in text
+    assert "| HOG | 73.0 | – | 5.0 | 10.0 | 10.0 | 10.0 | 38 | 10.0 |" in text
+    assert "MAGSAC |" not in text
+    assert "| b | 3 | 25.0 [20.0, 30.0] | -1.2 [-3.0, 1.0] | 50.0 |" in text
+    assert "InfoNCE 90 %, mmd 0.01 %" in text
+    assert "`--quick`" in text
+    page.figures()
+    for name in ("comparison", "study"):
+        assert (results / f"roadscene_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_measured_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    assert page.rewritten(page.PAGE.read_text("utf-8")).count("Not measured yet.") == 3
+
+
+def test_published_studies_are_of_these_variants():
+    result = page.read("study")
+    if result is None:
+        pytest.skip("not measured yet")
+    for name, row in result["variants"].items():
+        assert row["flags"] == list(study.VARIANTS[name])
