@@ -91,6 +91,7 @@ def write_results(
     training_figure(
         out / "training.png",
         progress["terms"],
+        progress["gradient_shares"],
         progress["validation"],
         progress["best_step"],
     )
@@ -116,6 +117,12 @@ def write_results(
     }
     write_json(out / "metrics.json", metrics)
     return metrics
+
+
+def shares(metrics: dict[str, Any]) -> str:
+    """Say what each term did at the end: one without a share does nothing."""
+    last = {name: values[-1] for name, values in metrics["gradient_shares"].items()}
+    return ", ".join(f"{name} {100 * share:.2g} %" for name, share in last.items())
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
@@ -184,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
 
     caption = f"\n{len(test)} test pairs of {source.label}, seed {s.seed}"
     print(table(metrics["result"], caption))
+    print(f"Shares of the gradient at the end: {shares(metrics)}")
     seconds = time.perf_counter() - started
     print(f"\n{seconds:.0f} s; features, metrics and figures are in {args.out}/")
     return metrics

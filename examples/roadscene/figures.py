@@ -53,21 +53,28 @@ def smooth(values: Sequence[float], span: int) -> np.ndarray:
 def training_figure(
     path: Path,
     terms: dict[str, Sequence[float]],
+    shares: dict[str, Sequence[float]],
     validation: dict[str, Sequence[float]],
     selected_step: int,
 ) -> None:
-    """Draw each term's share of the loss, and retrieval on the validation pairs.
+    """Draw each term's part in the loss, and retrieval on the validation pairs.
 
     Args:
         path: File to write.
         terms: Weighted values per step, by name; the total first.
+        shares: Of each term in the gradient, at each validation but the last.
         validation: ``step``, ``top1`` and ``top5``.
         selected_step: Step whose weights were kept.
     """
     with mpl.rc_context(STYLE):
-        figure = new_figure(8.0, 3.0)
-        left, right = figure.subplots(1, 2)
+        figure = new_figure(11.0, 3.0)
+        left, middle, right = figure.subplots(1, 3)
         colours = (GREY, BLUE, ORANGE, GREEN)
+        for values, colour in zip(shares.values(), colours[1:], strict=False):
+            steps, percent = validation["step"], 100 * np.asarray(values)
+            middle.plot(steps[: len(percent)], percent, "o-", ms=3, color=colour)
+        middle.set(xlabel="step", ylabel="of the gradient (%)", yscale="log")
+        middle.set_title("Share of each term", loc="left")
         for (name, values), colour in zip(terms.items(), colours, strict=False):
             steps, mean = range(1, len(values) + 1), smooth(values, len(values) // 25)
             left.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
@@ -77,11 +84,11 @@ def training_figure(
         left.legend(fontsize=8)
 
         for name, label, colour in (("top5", "top-5", GREY), ("top1", "top-1", BLUE)):
-            shares = 100 * np.asarray(validation[name])
-            right.plot(validation["step"], shares, "o-", color=colour, ms=3)
+            found = 100 * np.asarray(validation[name])
+            right.plot(validation["step"], found, "o-", color=colour, ms=3)
             right.annotate(
                 label,
-                (validation["step"][-1], shares[-1]),
+                (validation["step"][-1], found[-1]),
                 xytext=(5, 0),
                 textcoords="offset points",
                 va="center",

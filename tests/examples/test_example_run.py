@@ -85,6 +85,7 @@ def test_what_a_run_writes(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "github.com/jiayi-ma/RoadScene" in printed
     assert "retrieval top-1 (%)" in printed
+    assert "Shares of the gradient at the end: InfoNCE " in printed
 
 
 @pytest.mark.parametrize(
