@@ -81,7 +81,7 @@ class Settings:
 
 PRESETS = {
     "default": Settings(),
-    "quick": Settings(steps=440, validate_every=110),
+    "quick": Settings(steps=600, validate_every=150),
     "smoke": Settings(
         steps=5, batch_size=2, validate_every=5, validation_pairs=2, test_pairs=3
     ),
