@@ -92,7 +92,10 @@ def registered(result: dict[str, Any]) -> str:
                     *cells,
                 ]
             body.append([label, *cells])
-        parts += [f"**{name.capitalize()}**, {result['cases'][name]} pairs.", ""]
+        parts += [
+            f"**{name[0].upper()}{name[1:]}**, {result['cases'][name]} pairs.",
+            "",
+        ]
         parts += [table(head, body), ""]
     return "\n".join(parts).strip()
 
@@ -104,7 +107,7 @@ def ablation(result: dict[str, Any]) -> str:
     for name, row in result["variants"].items():
         change = within(row, "top1_change", 100) if "top1_change" in row else "–"
         shares = ", ".join(
-            f"{term} {100 * share:.2g} %"
+            f"{term} {100 * share:.3g} %"
             for term, share in row["gradient_shares"].items()
         )
         body.append(

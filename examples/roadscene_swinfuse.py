@@ -122,7 +122,7 @@ def write_results(
 def shares(metrics: dict[str, Any]) -> str:
     """Say what each term did at the end: one without a share does nothing."""
     last = {name: values[-1] for name, values in metrics["gradient_shares"].items()}
-    return ", ".join(f"{name} {100 * share:.2g} %" for name, share in last.items())
+    return ", ".join(f"{name} {100 * share:.3g} %" for name, share in last.items())
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
