@@ -22,6 +22,7 @@ from roadscene.baselines import MATCHERS, SEARCHES, at_corners
 from roadscene.checkpoint import read
 from roadscene.comparison import localisation, registration, text
 from roadscene.data import DataError
+from roadscene.download import MMIM, REDFEAT, download_files
 from roadscene.evaluate import Describe, Protocol, by_features
 from roadscene.model import Describer, Features
 from roadscene.processes import Processes
@@ -64,8 +65,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     add_source_flags(parser)
     add = parser.add_argument
     add("runs", nargs="*", type=Path, help="folders of runs, with checkpoint.pt")
-    add("--redfeat", type=Path, help="VIS_IR of ReDFeat's benchmark")
-    add("--mmim", type=Path, help="VIS_IR of the matching survey")
+    add("--redfeat", type=Path, help=f"ReDFeat's benchmark: {REDFEAT.url}")
+    add("--mmim", type=Path, help=f"the matching survey: {MMIM.url}")
+    about = "fetch what --redfeat and --mmim name, where it does not exist"
+    add("--fetch", action="store_true", help=about)
     add("--limit", type=int, default=0, help="test pairs at most; 0: all")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--publish", type=Path, help="write the tables here, as JSON")
@@ -88,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     print(text(found, FOUND))
 
     sets = {"drawn homographies": random_cases(test)}
+    for folder, files in ((args.redfeat, REDFEAT), (args.mmim, MMIM)):
+        if args.fetch and folder and not folder.exists():
+            download_files(folder, files)
     if args.redfeat:
         names = [pair.name for pair in test]
         sets["ReDFeat's homographies"] = redfeat_cases(args.redfeat, source.read, names)

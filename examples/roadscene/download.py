@@ -1,10 +1,12 @@
-"""Fetch RoadScene at one revision and verify every file.
+"""Fetch RoadScene, and what registers it, at one revision; verify every file.
 
 `roadscene.sha256` lists the 442 images of the two folders used, in the format of
 ``sha256sum``. The images themselves are not part of this project: they are derived
 from the FLIR ADAS videos and published without a licence at
 github.com/jiayi-ma/RoadScene, where the authors ask to cite Xu et al., "FusionDN: A
-Unified Densely Connected Network for Image Fusion", AAAI 2020.
+Unified Densely Connected Network for Image Fusion", AAAI 2020. The homographies and
+landmarks of ReDFeat's benchmark (`redfeat.sha256`) and the unaligned pairs of a matching
+survey (`mmim.sha256`) are single files of two other repositories without a licence.
 """
 
 import hashlib
@@ -13,16 +15,47 @@ import tarfile
 import tempfile
 import urllib.request
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from .data import DataError
 
-__all__ = ["HOW_TO_GET", "URL", "download", "read_manifest"]
+__all__ = [
+    "HOW_TO_GET",
+    "MMIM",
+    "REDFEAT",
+    "URL",
+    "Files",
+    "download",
+    "download_files",
+    "read_manifest",
+]
 
 REVISION = "3ef68c68ef1294671f033e3080096b314a431872"
 URL = f"https://codeload.github.com/jiayi-ma/RoadScene/tar.gz/{REVISION}"
 MANIFEST = Path(__file__).with_name("roadscene.sha256")
+
+
+class Files(NamedTuple):
+    """Single files of a repository, at one revision."""
+
+    url: str  # of their folder
+    manifest: Path
+
+
+RAW = "https://raw.githubusercontent.com"
+REDFEAT = Files(
+    f"{RAW}/ACuOoOoO/Multimodal_Feature_Evaluation/"
+    "f840dc8bce28f6854b25324bc1a360e519072379/VIS_IR",
+    MANIFEST.with_name("redfeat.sha256"),
+)
+MMIM = Files(
+    f"{RAW}/StaRainJ/Multi-modality-image-matching-database-metrics-methods/"
+    "ed2d5a4c8cc5b23297ecc598e2df1ab016422daa/"
+    "Multimodal_Image_Matching_Datasets/ComputerVision/VIS_IR",
+    MANIFEST.with_name("mmim.sha256"),
+)
 
 HOW_TO_GET = """\
 No data: using procedurally made scenes. For real pairs, either
@@ -53,6 +86,31 @@ def fetch(url: str, archive: Path) -> None:
         raise DataError(f"{url} could not be fetched: {error}.") from error
 
 
+def empty(root: str | Path) -> Path:
+    """Make sure that there is nothing at `root`, but a folder to put it in."""
+    root = Path(root)
+    if root.exists() and any(root.iterdir()):
+        raise DataError(f"{root} is not empty. Name a new directory.")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def put(folder: Path, root: Path) -> None:
+    """Move a folder to `root`, all at once."""
+    if root.exists():
+        root.rmdir()
+    shutil.move(folder, root)
+
+
+def check_digest(name: str, found: str, expected: str, source: str) -> None:
+    """Refuse a file that is not the one that was pinned."""
+    if found != expected:
+        raise DataError(
+            f"{name} has SHA-256 {found}, expected {expected}. {source} is not the "
+            "pinned revision."
+        )
+
+
 def extract_verified(archive: Path, root: Path, manifest: dict[str, str]) -> None:
     """Write the manifest's files from the archive, each only if its digest agrees."""
     missing = set(manifest)
@@ -66,11 +124,7 @@ def extract_verified(archive: Path, root: Path, manifest: dict[str, str]) -> Non
                     continue
                 data = content.read()
                 digest = hashlib.sha256(data).hexdigest()
-                if digest != manifest[name]:
-                    raise DataError(
-                        f"{name} has SHA-256 {digest}, expected {manifest[name]}. "
-                        f"{archive.name} is not the pinned revision."
-                    )
+                check_digest(name, digest, manifest[name], archive.name)
                 target = root / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
@@ -84,21 +138,29 @@ def extract_verified(archive: Path, root: Path, manifest: dict[str, str]) -> Non
         )
 
 
+def download_files(root: str | Path, files: Files) -> None:
+    """Put verified single files at `root`, which must not exist or be empty."""
+    root = empty(root)
+    with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+        fetched = Path(scratch) / "verified"
+        fetched.mkdir()
+        for name, expected in read_manifest(files.manifest).items():
+            fetch(f"{files.url}/{name}", fetched / name)
+            digest = hashlib.sha256((fetched / name).read_bytes()).hexdigest()
+            check_digest(name, digest, expected, files.url)
+        put(fetched, root)
+
+
 def download(root: str | Path, *, url: str = URL, manifest: Path = MANIFEST) -> None:
     """Put the verified data set at `root`, which must not exist or be empty.
 
     The files appear at `root` all at once: an interrupted or wrong download leaves
     nothing there.
     """
-    root = Path(root)
-    if root.exists() and any(root.iterdir()):
-        raise DataError(f"{root} is not empty. Name a new directory with --data.")
-    root.parent.mkdir(parents=True, exist_ok=True)
+    root = empty(root)
     with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
         archive = Path(scratch) / "roadscene.tar.gz"
         fetch(url, archive)
         extracted = Path(scratch) / "verified"
         extract_verified(archive, extracted, read_manifest(manifest))
-        if root.exists():
-            root.rmdir()
-        shutil.move(extracted, root)
+        put(extracted, root)

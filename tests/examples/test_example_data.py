@@ -9,7 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from roadscene.data import DataError, Pair, find_pairs, read_pair
-from roadscene.download import download, read_manifest
+from roadscene.download import (
+    MMIM,
+    REDFEAT,
+    Files,
+    download,
+    download_files,
+    read_manifest,
+)
 from roadscene.splits import (
     NEAR_DUPLICATES,
     TEST_NAMES,
@@ -202,6 +209,56 @@ def test_download_errors_name_the_source(archive, tmp_path):
         download(tmp_path / "a", url=(tmp_path / "missing.tar.gz").as_uri())
     with pytest.raises(DataError, match="is not empty"):
         download(tmp_path, **archive(FILES))
+
+
+@pytest.fixture
+def single(tmp_path):
+    """Two files to fetch, and their manifest."""
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    (folder / "a.mat").write_bytes(b"one")
+    (folder / "b.txt").write_bytes(b"two")
+    manifest = tmp_path / "single.sha256"
+    manifest.write_text(
+        "".join(
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+            for path in sorted(folder.iterdir())
+        )
+    )
+    return Files(folder.as_uri(), manifest)
+
+
+def test_single_files_are_fetched_and_verified(single, tmp_path):
+    root = tmp_path / "new" / "benchmark"
+    download_files(root, single)
+    found = {path.name: path.read_bytes() for path in root.iterdir()}
+    assert found == {"a.mat": b"one", "b.txt": b"two"}
+    with pytest.raises(DataError, match="is not empty"):
+        download_files(root, single)
+
+
+def test_a_single_file_of_another_revision_leaves_nothing(single, tmp_path):
+    (tmp_path / "remote" / "b.txt").write_bytes(b"other")
+    root = tmp_path / "new" / "benchmark"
+    with pytest.raises(DataError, match=r"b\.txt has SHA-256 .*not the pinned"):
+        download_files(root, single)
+    assert not list(root.parent.iterdir())
+    (tmp_path / "remote" / "b.txt").unlink()
+    with pytest.raises(DataError, match=r"remote/b\.txt could not be fetched"):
+        download_files(root, single)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (REDFEAT, {"test.txt", "transforms.zip", "landmarks.zip"}),
+        (MMIM, {*(f"VIS_IR_{i}.mat" for i in range(1, 11)), "VisionVI0.mat"}),
+    ],
+)
+def test_what_is_fetched_for_registration(files, expected):
+    manifest = read_manifest(files.manifest)
+    assert manifest.keys() == expected
+    assert all(len(digest) == 64 for digest in manifest.values())
 
 
 def test_manifest_lists_both_halves_of_every_pair():
