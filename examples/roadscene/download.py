@@ -4,9 +4,11 @@
 ``sha256sum``. The images themselves are not part of this project: they are derived
 from the FLIR ADAS videos and published without a licence at
 github.com/jiayi-ma/RoadScene, where the authors ask to cite Xu et al., "FusionDN: A
-Unified Densely Connected Network for Image Fusion", AAAI 2020. The homographies and
-landmarks of ReDFeat's benchmark (`redfeat.sha256`) and the unaligned pairs of a matching
-survey (`mmim.sha256`) are single files of two other repositories without a licence.
+Unified Densely Connected Network for Image Fusion", AAAI 2020.
+
+The homographies and landmarks of ReDFeat's benchmark (`redfeat.sha256`), and the
+unaligned pairs of a matching survey (`mmim.sha256`), are single files of two other
+repositories, without a licence either.
 """
 
 import hashlib
