@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .evaluate import Describe, Described, Queries, Search, by_features
-from .patches import LUMA, sample_at
+from .images import luma
+from .patches import sample_at
 from .registration import Keypoints, Method
 
 __all__ = ["MATCHERS", "SEARCHES", "at_corners", "corners"]
@@ -86,13 +87,6 @@ CELL = 8
 AROUND = 5  # cells along the side of what a descriptor sees
 
 
-def to_luma(image: Tensor) -> Tensor:
-    """Return (1, 1, H, W)."""
-    if image.shape[1] == 1:
-        return image
-    return torch.tensordot(image, image.new_tensor(LUMA), ([1], [0]))[:, None]
-
-
 def around(cells: Tensor) -> Tensor:
     """Put the AROUND × AROUND cells about each into one centred unit vector."""
     pad = AROUND // 2
@@ -104,7 +98,7 @@ def around(cells: Tensor) -> Tensor:
 
 def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
     """Return central differences along x and y."""
-    framed = F.pad(to_luma(image), (1, 1, 1, 1), mode="replicate")
+    framed = F.pad(luma(image), (1, 1, 1, 1), mode="replicate")
     dx = (framed[..., 1:-1, 2:] - framed[..., 1:-1, :-2]) / 2
     dy = (framed[..., 2:, 1:-1] - framed[..., :-2, 1:-1]) / 2
     return dx, dy
@@ -112,7 +106,7 @@ def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
 
 def raw(image: Tensor) -> Tensor:
     """Mean intensities: their product is the normalised correlation."""
-    return around(F.avg_pool2d(to_luma(image), CELL))
+    return around(F.avg_pool2d(luma(image), CELL))
 
 
 def gradient(image: Tensor) -> Tensor:
@@ -155,7 +149,7 @@ def mutual_information(queries: Queries, bins: int = 8, size: int = 11) -> Descr
     shrink, pad = 4, size // 2
     ranked = []
     for image in (queries.rgb, queries.ir):
-        small = F.avg_pool2d(to_luma(image), shrink)
+        small = F.avg_pool2d(luma(image), shrink)
         edges = small.flatten().quantile(torch.linspace(0, 1, bins + 1)[1:-1])
         ranked.append(F.one_hot(torch.bucketize(small[0, 0], edges), bins).float())
     rgb, ir = (image.permute(2, 0, 1)[:, None] for image in ranked)  # (bins, 1, h, w)

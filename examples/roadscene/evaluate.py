@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import DataError, Pair
-from .patches import LUMA, local_contrast, sample_at
+from .images import luma
+from .patches import local_contrast, sample_at
 
 __all__ = [
     "Describe",
@@ -100,7 +101,7 @@ def prepare_pair(pair: Pair, protocol: Protocol, index: int) -> Queries:
     """Choose offset and query points of the `index`-th pair, most textured first."""
     rng = torch.Generator().manual_seed(1_000_003 * protocol.seed + index)
     dx, dy = torch.randint(0, protocol.max_offset + 1, (2,), generator=rng).tolist()
-    grey = torch.tensordot(torch.tensor(LUMA), pair.rgb, 1)[None, None]
+    grey = luma(pair.rgb[None])
 
     # Places whose texture is above the image's median in both modalities.
     energy = [texture(image, protocol) for image in (grey, pair.ir[None])]

@@ -17,9 +17,20 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-__all__ = ["LUMA", "DataError", "ImageInfo", "image_info", "read_image"]
+__all__ = ["LUMA", "DataError", "ImageInfo", "image_info", "luma", "read_image"]
 
 LUMA = (0.299, 0.587, 0.114)
+
+
+def luma(image: Tensor) -> Tensor:
+    """Turn images ``(…, 3 | 1, H, W)`` grey, ``(…, 1, H, W)``."""
+    if image.shape[-3] == 1:
+        return image
+    return torch.einsum("c,...chw->...hw", image.new_tensor(LUMA), image)[
+        ..., None, :, :
+    ]
+
+
 PERCENTILES = (0.1, 99.9)
 BITS_PER_SAMPLE = 258  # TIFF's number of this field
 # What Pillow keeps at full depth; deep images in colour it cuts to 8 bits.
@@ -131,5 +142,5 @@ def read_image(path: Path, channels: int) -> Tensor:
     array = array / 255 if array.dtype == np.uint8 else stretched(array, path)
     image = torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1)
     if channels == 1 and len(image) == 3:
-        image = torch.tensordot(torch.tensor(LUMA), image, 1)[None]
+        image = luma(image)
     return image.expand(channels, -1, -1).contiguous()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .data import Pair
 from .evaluate import peak
-from .images import LUMA
+from .images import luma
 
 __all__ = ["REACH", "Displacements", "displacements"]
 
@@ -98,7 +98,7 @@ def displacements(pair: Pair) -> Displacements:
     side = BLOCK + 2 * REACH
     if min(height, width) < side:
         return Displacements(torch.zeros(0, 2), torch.zeros(0, 2), 0)
-    grey = torch.tensordot(torch.tensor(LUMA), pair.rgb, 1)
+    grey = luma(pair.rgb)[0]
     inner = doubled_gradient(grey)[REACH : height - REACH, REACH : width - REACH]
     scores = correlate(cut(inner, BLOCK), cut(doubled_gradient(pair.ir[0]), side))
     rows = torch.arange(0, height - side + 1, STEP)

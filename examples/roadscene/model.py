@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from .cnn import SmallCNN
 from .evaluate import Described
 from .heads import HEADS
-from .patches import LUMA, local_contrast
+from .images import luma
+from .patches import local_contrast
 from .settings import Settings
 from .swinfuse import SwinFuse
 
@@ -67,9 +68,7 @@ class Describer:
     def __call__(self, image: Tensor, is_rgb: bool = False) -> Described:
         """Describe an image ``(1, 1 | 3, H, W)`` in [0, 1], of either modality."""
         del is_rgb  # one model for both
-        image = image.to(self.device)
-        if image.shape[1] == 3:
-            image = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA), image)[:, None]
+        image = luma(image.to(self.device))
         image = local_contrast(F.avg_pool2d(image, self.downscale))
         _, maps = self.model.eval()(image)
         pitch = self.downscale * self.model.stride

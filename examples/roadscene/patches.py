@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Pair
-from .images import LUMA
+from .images import LUMA, luma
 
 __all__ = [
     "Augmentation",
@@ -150,8 +150,7 @@ def photometric(crops: Tensor, aug: Augmentation, rng: torch.Generator) -> Tenso
     tones = each(0.7, 1.3) * tones + each(-0.1, 0.1)
     noise = torch.randn(tones.shape, generator=rng).to(crops)
     tones = tones + each(0, 0.02) * noise
-    plain = torch.einsum("c,bchw->bhw", torch.tensor(LUMA).to(crops), crops)
-    grey = torch.where(changed, tones, plain)
+    grey = torch.where(changed, tones, luma(crops)[:, 0])
     return torch.where(each(0, 1) < aug.invert, 1 - grey, grey)[:, None]
 
 
