@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from roadscene.baselines import MATCHERS, SEARCHES, at_corners
 from roadscene.checkpoint import read
-from roadscene.comparison import localisation, registration, text
+from roadscene.comparison import floor, localisation, registration, text
 from roadscene.data import DataError
 from roadscene.download import MMIM, REDFEAT, download_files
 from roadscene.evaluate import Describe, Protocol, by_features
@@ -109,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "data": source.label,
         "pairs": [pair.name for pair in test],
         "cases": {name: len(cases) for name, cases in sets.items()},
+        "floor": {name: floor(cases) for name, cases in sets.items()},
         "localisation": found,
         "registration": registered,
     }

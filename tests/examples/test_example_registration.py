@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roadscene.baselines import MATCHERS, SEARCHES, corners, mutual_information, sift
-from roadscene.comparison import localisation, registration, text
+from roadscene.comparison import floor, localisation, registration, text
 from roadscene.data import DataError, Pair
 from roadscene.evaluate import Protocol, prepare_pair
 from roadscene.patches import LUMA
@@ -253,6 +253,16 @@ def test_nothing_to_estimate_from_is_a_failure(case):
         found = register(case._replace(landmarks=landmarks), few)
         assert found["corner"] == found["landmarks"] == FAILED
         assert found["inliers"] == 0
+
+
+def test_the_floor_is_what_the_truth_reaches(case):
+    points = np.random.default_rng(0).uniform(20, 160, (6, 2))
+    there = project(case.truth, points)
+    shifts = (np.array([d, 0]) for d in (2.0, 4.0, 12.0))
+    off = [case._replace(landmarks=(points, there + shift)) for shift in shifts]
+    found = floor([case, *off])
+    assert found == {"srr": pytest.approx(2 / 3), "mean": pytest.approx(6)}
+    assert floor([case]) is None
 
 
 def test_auc_of_known_errors():
