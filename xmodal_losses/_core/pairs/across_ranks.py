@@ -250,7 +250,7 @@ class _AcrossRanks(Function):
         refuse_twice()
         x, y, rows, columns, *everyone = ctx.saved_tensors
         plan, walk, ranks = ctx.plan, ctx.walk, ctx.walk.ranks
-        slope = Slopes(*grads[: 2 + plan.both])
+        slope = Slopes(*grads[: 2 + plan.both]).contiguous()
         counts = walk.counts
         all_slopes: Sequence[Tensor | None] = [None] * ranks.size
         all_columns: Sequence[Tensor | None] = all_slopes

@@ -56,6 +56,14 @@ class Slopes(NamedTuple):
         """Return the slopes times ``factor``, (G, N) and N = M."""
         return Slopes(*(factor * slope for slope in self if slope is not None))
 
+    def contiguous(self) -> "Slopes":
+        """Return the slopes with the problems outermost in memory.
+
+        What is computed from them follows their layout, and products of matrices whose
+        innermost index is the problem's are done one by one.
+        """
+        return Slopes(*(slope.contiguous() for slope in self if slope is not None))
+
 
 def sides(x: Tensor, y: Tensor, left_out: LeftOut, plan: Plan) -> Sides:
     """Reduce the logits of x ``(G, N, D)`` and y ``(G, M, D)``, N ≤ M."""
@@ -98,7 +106,7 @@ class _TwoPass(Function):
         x, y, *saved = ctx.saved_tensors
         logs = 1 + ctx.plan.both
         masks = LeftOut(*saved[:-logs], *ctx.numbers)
-        slope = Slopes(*grads[: 1 + logs])
+        slope = Slopes(*grads[: 1 + logs]).contiguous()
         # Transforms of torch.func do not tell beforehand what they will ask for.
         plan, need = ctx.plan, ctx.need
         if torch.is_grad_enabled():
