@@ -3,7 +3,8 @@
     python examples/roadscene_compare.py runs/roadscene runs/cnn --data RoadScene
         --redfeat path/to/VIS_IR --mmim path/to/VIS_IR --publish comparison.json
 
-Every run is compared as it was before training and after it, with correlation of
+Every run is compared as it was before training and after it (a folder of `seed_0`,
+`seed_1`, … is a run with several seeds), with correlation of
 intensities and gradients, mutual information, HOG, SIFT and ORB: at finding places
 (`roadscene/evaluate.py`), and at registering pairs that a homography took apart
 (`roadscene/warps.py`): drawn ones, and, where their folders are given, those of
@@ -45,17 +46,28 @@ REGISTERED = {
 }
 
 
-def trained(folder: Path, device: torch.device) -> dict[str, Describe]:
-    """Return what a run had before training, and the weights it selected."""
-    progress = read(folder / "checkpoint.pt")["progress"]
-    names = {field.name for field in fields(Settings)}
-    stored = {k: v for k, v in progress["settings"].items() if k in names}
-    settings = Settings(**stored)
-    out: dict[str, Describe] = {}
-    for when, key in (("untrained", "initial"), ("trained", "best")):
-        model = Features(settings).to(device)
-        model.load_state_dict(progress[key])
-        out[f"{folder.name}, {when}"] = Describer(model, settings.downscale, device)
+def seeds_of(folder: Path) -> list[Path]:
+    """Return the folder of a run, or those of its seeds, as the study makes them."""
+    found = [folder] if (folder / "checkpoint.pt").exists() else []
+    found += sorted(path.parent for path in folder.glob("seed_*/checkpoint.pt"))
+    if not found:
+        raise DataError(f"{folder}: holds neither checkpoint.pt nor seed_*/")
+    return found
+
+
+def trained(folder: Path, device: torch.device) -> dict[str, list[Describe]]:
+    """Return what a run had before training, and the weights it selected, by seed."""
+    out: dict[str, list[Describe]] = {}
+    for one in seeds_of(folder):
+        progress = read(one / "checkpoint.pt")["progress"]
+        names = {field.name for field in fields(Settings)}
+        stored = {k: v for k, v in progress["settings"].items() if k in names}
+        settings = Settings(**stored)
+        for when, key in (("untrained", "initial"), ("trained", "best")):
+            model = Features(settings).to(device)
+            model.load_state_dict(progress[key])
+            describe = Describer(model, settings.downscale, device)
+            out.setdefault(f"{folder.name}, {when}", []).append(describe)
     return out
 
 
@@ -64,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_source_flags(parser)
     add = parser.add_argument
-    add("runs", nargs="*", type=Path, help="folders of runs, with checkpoint.pt")
+    add("runs", nargs="*", type=Path, help="folders of runs, or of their seeds")
     add("--redfeat", type=Path, help=f"ReDFeat's benchmark: {REDFEAT.url}")
     add("--mmim", type=Path, help=f"the matching survey: {MMIM.url}")
     about = "fetch what --redfeat and --mmim name, where it does not exist"
@@ -81,12 +93,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     source = open_source(args, Processes())
     test = source.pairs(source.split.test, args.limit)
-    learned: dict[str, Describe] = {}
+    learned: dict[str, list[Describe]] = {}
     for folder in args.runs:
         learned |= trained(folder, device)
 
-    searches = {name: by_features(one) for name, one in learned.items()}
-    found = localisation({**SEARCHES, **searches}, test, Protocol())
+    searches = {name: [search] for name, search in SEARCHES.items()}
+    searches |= {name: [*map(by_features, some)] for name, some in learned.items()}
+    found = localisation(searches, test, Protocol())
     print(f"\nFinding places, {len(test)} test pairs of {source.label}")
     print(text(found, FOUND))
 
@@ -99,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         sets["ReDFeat's homographies"] = redfeat_cases(args.redfeat, source.read, names)
     if args.mmim:
         sets["unaligned pairs of another place"] = mmim_cases(args.mmim)
-    methods = MATCHERS | {name: at_corners(one) for name, one in learned.items()}
+    methods = {name: [method] for name, method in MATCHERS.items()}
+    methods |= {name: [*map(at_corners, some)] for name, some in learned.items()}
     registered = {}
     for name, cases in sets.items():
         registered[name] = registration(methods, cases)

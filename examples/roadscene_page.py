@@ -45,15 +45,19 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def places(result: dict[str, Any]) -> str:
     """Table of finding places."""
-    head = ["", "top-1, %", "top-5, %", "8 px, %", "error, px", "peak/sidelobe"]
+    head = ["", "seeds", "top-1, %", "top-5, %", "8 px, %", "error, px"]
+    head += ["peak height", "peak/sidelobe", "width, px"]
     body = [
         [
             name,
+            str(row["seeds"]),
             within(row, "top1", 100),
             number(row["top5"], unit=100),
             within(row, "within", 100),
             number(row["error"]),
+            number(row.get("height"), 2),
             number(row["sidelobe_ratio"], 2),
+            number(row.get("width")),
         ]
         for name, row in result["localisation"].items()
     ]
@@ -62,7 +66,7 @@ def places(result: dict[str, Any]) -> str:
         number(some["chance_top1"], unit=100),
         number(some["chance_within"], unit=100),
     )
-    body.insert(0, ["*chance*", chance[0], "", chance[1], "", ""])
+    body.insert(0, ["*chance*", "", chance[0], "", chance[1], *[""] * 4])
     return table(head, body)
 
 
@@ -86,7 +90,7 @@ def registered(result: dict[str, Any]) -> str:
             ]
             if landmarks:
                 cells = [
-                    number(row["srr"], unit=100),
+                    within(row, "srr", 100),
                     number(row["mean_success"], 2),
                     number(row["collapsed"], unit=100),
                     *cells,
@@ -104,6 +108,20 @@ def registered(result: dict[str, Any]) -> str:
             )
         parts += [table(head, body), ""]
     return "\n".join(parts).strip()
+
+
+def ways(result: dict[str, Any]) -> str:
+    """Table of what registers ReDFeat's pairs by every way to estimate."""
+    rows = result["registration"].get("ReDFeat's homographies", {})
+    cells: dict[str, list[str]] = {}
+    names: list[str] = []
+    for method, row in rows.items():
+        label, way = method.rsplit(" · ", 1)
+        names += [way] if way not in names else []
+        some = number(row["srr"], unit=100), number(row["inliers"], unit=100)
+        cells.setdefault(label, []).extend(some)
+    head = ["", *(f"{way}: {x}, %" for way in names for x in ("SRR@10", "inliers"))]
+    return table(head, [[label, *some] for label, some in cells.items()])
 
 
 def ablation(result: dict[str, Any]) -> str:
@@ -135,6 +153,7 @@ def ablation(result: dict[str, Any]) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "places": ("comparison", places),
     "registration": ("comparison", registered),
+    "ways": ("comparison", ways),
     "ablation": ("study", ablation),
 }
 

@@ -1,64 +1,93 @@
 """Every method on the same held-out pairs: finding places, and registering.
 
-One table each. Rows are methods, trained or not; intervals are 95 % bootstrap
-intervals over pairs.
+One table each. Rows are methods; a trained one may be there with several seeds, and is
+then the mean over them. Intervals are 95 % bootstrap intervals over pairs, of the means
+over seeds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .data import Pair
 from .evaluate import Protocol, Search, evaluate
-from .registration import ESTIMATORS, Method, match, register, seen_by, summary
+from .registration import Method, match, register, seen_by, summary
 from .report import bootstrap_interval
 from .warps import Case, project
 
-__all__ = ["floor", "localisation", "registration", "text"]
+__all__ = ["WAYS", "floor", "localisation", "registration", "text"]
 
 LOCALISATION = ("top1", "top5", "anywhere", "within", "error")
 SHAPE = ("height", "sidelobe_ratio", "width")
 
 
+class Way(NamedTuple):
+    """How matches become a homography."""
+
+    estimator: str
+    threshold: float  # pixels
+    ratio: float | None = None  # of the nearest distance to the second, at most
+
+
+# The first is that of ReDFeat's protocol.
+WAYS = {
+    "RANSAC": Way("RANSAC", 10.0),
+    "MAGSAC": Way("MAGSAC", 3.0),
+    "RANSAC, ratio test": Way("RANSAC", 10.0, ratio=0.9),
+}
+
+
 def localisation(
-    searches: Mapping[str, Search], pairs: Sequence[Pair], protocol: Protocol
+    searches: Mapping[str, Sequence[Search]], pairs: Sequence[Pair], protocol: Protocol
 ) -> dict[str, dict[str, Any]]:
-    """Return, per method, the mean of each metric over pairs and its interval."""
+    """Return, per method, the mean of each metric over pairs, and of each seed."""
     table = {}
-    for name, search in searches.items():
-        measured = evaluate(search, pairs, protocol)
-        row: dict[str, Any] = {}
+    for name, seeds in searches.items():
+        measured = [evaluate(search, pairs, protocol) for search in seeds]
+        row: dict[str, Any] = {"seeds": len(seeds)}
         for metric in (*LOCALISATION, *SHAPE, "chance_top1", "chance_within"):
-            values = np.array(measured[metric])
-            values = values[np.isfinite(values)]
-            if len(values):
+            values = np.array([one[metric] for one in measured])  # (seeds, pairs)
+            values = values[:, np.isfinite(values).all(0)]
+            if values.size:
                 row[metric] = float(values.mean())
-                row[f"{metric}_interval"] = bootstrap_interval(values)
+                row[f"{metric}_interval"] = bootstrap_interval(values.mean(0))
+                row[f"{metric}_seeds"] = values.mean(1).tolist()
         table[name] = row
     return table
 
 
 def registration(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Sequence[Method]],
     cases: Sequence[Case],
     *,
-    ratio: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
-    """Return, per method and estimator, the summary over cases.
-
-    RANSAC has the 10 px of ReDFeat's protocol, MAGSAC 3 px.
-    """
+    """Return, per method and way to estimate, the summary over cases and seeds."""
     table: dict[str, dict[str, Any]] = {}
-    for name, method in methods.items():
-        matches = [match(*seen_by(method, case), ratio) for case in cases]
-        for estimator, threshold in zip(ESTIMATORS, (10.0, 3.0), strict=True):
+    for name, seeds in methods.items():
+        seen = [[seen_by(method, case) for case in cases] for method in seeds]
+        for label, way in WAYS.items():
             results = [
-                register(case, some, estimator=estimator, threshold=threshold)
-                for case, some in zip(cases, matches, strict=True)
+                [
+                    register(
+                        case,
+                        match(*both, way.ratio),
+                        estimator=way.estimator,
+                        threshold=way.threshold,
+                    )
+                    for case, both in zip(cases, some, strict=True)
+                ]
+                for some in seen
             ]
-            table[f"{name} · {estimator}"] = summary(results)
+            pooled = [case for one in results for case in one]
+            row: dict[str, Any] = {"seeds": len(seeds)} | summary(pooled)
+            if row["srr"] is not None:
+                errors = np.array([[x["landmarks"] for x in one] for one in results])
+                good = errors[:, ~np.isnan(errors).any(0)] < 10
+                row["srr_interval"] = bootstrap_interval(good.mean(0))
+                row["srr_seeds"] = good.mean(1).tolist()
+            table[f"{name} · {label}"] = row
         progress(name)
     return table
 

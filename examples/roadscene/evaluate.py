@@ -59,6 +59,12 @@ class Described(NamedTuple):
         cells = (points.to(self.maps) - self.first) / self.pitch
         return F.normalize(sample_at(self.maps, cells[None])[0], dim=1)
 
+    def thinned(self, pitch: float) -> "Described":
+        """Leave out cells, so that those that stay are at most `pitch` pixels apart."""
+        every = max(int(pitch / self.pitch), 1)
+        maps = self.maps[:, :, ::every, ::every]
+        return Described(maps, every * self.pitch, self.first)
+
 
 # From an image (1, 3 | 1, H, W) in [0, 1], and whether it is the visible one.
 Describe = Callable[[Tensor, bool], Described]

@@ -35,7 +35,7 @@ __all__ = ["build", "page", "weights", "write_report"]
 
 PAGE = Path(__file__).parent / "page"
 PAIRS, REGISTERED, LEARNED = 12, 3, 6  # shown, registered, that colours are fitted to
-DIMS = 48
+DIMS, PITCH = 48, 8.0  # directions of the features, and pixels between their cells
 FEATURES = 7_000_000  # bytes of features in all; a third more in the page
 QUERIES = 24  # of each pair that the page offers
 REACH = 64.0  # pixels
@@ -89,9 +89,9 @@ def look(
     full, kept, truths = [], [], []
     for item, queries in zip(items, asked, strict=True):
         view = View.of(describe, queries.rgb, queries.ir)
-        rgb, ir = view
+        rgb, ir = view.thinned(PITCH)
         compact = compress(rgb, ir, DIMS)
-        full.append(view.scores(queries.points_rgb))
+        full.append(View(view.rgb, ir).scores(queries.points_rgb))
         kept.append(similarities(compact, (queries.points_rgb - rgb.first) / rgb.pitch))
         truths.append((queries.points_ir - ir.first) / ir.pitch)
         found = view.matches(aligned_case(item["name"], queries))
@@ -150,7 +150,8 @@ def build(
     asked = [(pair, queries) for pair, queries in asked if len(queries.points_rgb)]
     # Of finer maps, fewer pairs rather than less of their features.
     rgb, ir = asked[0][1][:2]
-    cells = sum(View.of(describe, rgb, ir).cells for describe in states.values())
+    views = [View.of(describe, rgb, ir) for describe in states.values()]
+    cells = sum(view.thinned(PITCH).cells for view in views)
     asked = spread(asked, min(PAIRS, max(FEATURES // (DIMS * cells), 1)))
     items = [images(pair, queries) for pair, queries in asked]
     told = {}

@@ -42,7 +42,9 @@ class Features(nn.Module):
             self.backbone = SmallCNN()
         if settings.finetune == "head":
             self.backbone.requires_grad_(False)
-        self.head = HEADS[settings.head](self.backbone.dim, stride=settings.stride)
+        self.head = HEADS[settings.head](
+            self.backbone.dim, stride=settings.stride, context=settings.context
+        )
         self.stride = settings.stride
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
 """Co-located points in augmented crops of aligned pairs.
 
 Both modalities are cut out of the pair by the same random flip, rotation, scale and
-position, then shifted by independent whole-pixel offsets of 0 to `max_offset`. The
-offsets are part of the correspondence: without them a match would sit at the same
-place of both crops and in the same phase of SwinFuse's 7×7 windows, and the network
-would learn that instead of the scene. Photometric changes touch the visible image
-only.
+position, then shifted by independent whole-pixel offsets of 0 to `max_offset`, and the
+infrared crop is turned, stretched and sheared a little by itself (`warp`). Offsets and
+warp are part of the correspondence: without them a match would sit at the same place of
+both crops and in the same phase of SwinFuse's 7×7 windows, and the network would learn
+that instead of the scene. Photometric changes touch the visible image only.
 
 Coordinates are (x, y), in pixels, pixel centres on whole numbers.
 """
@@ -41,6 +41,7 @@ class Augmentation:
     photometric: float = 0.8  # probability of changing the visible image's tones
     invert: float = 0.3  # probability of inverting its grey levels
     max_offset: int = 6  # pixels; 6 = all phases of a 7×7 window
+    warp: float = 0.0  # of the infrared crop's linear map, each entry, either way
     jitter: float = 0.0  # pixels that an infrared point may be off, each way
 
 
@@ -51,7 +52,7 @@ class Batch(NamedTuple):
     ir: Tensor  # (B, 1, S, S)
     points_rgb: Tensor  # (B, P, 2), pixels of the visible crop
     points_ir: Tensor  # (B, P, 2), pixels of the infrared crop
-    weight: Tensor  # (B, P), 0 where the point falls outside the image
+    weight: Tensor  # (B, P), 0 where a point is not seen in both crops
     exclude: Tensor  # (B, P, P), True = too near to count as a negative
 
 
@@ -173,8 +174,9 @@ def sample_batch(
     a seed means the same crops on any device.
     """
     rng, aug, size, device = generator, augmentation, crop_size, bank.rgb.device
-    border = aug.max_offset + 4  # cells nearer to the edge see mostly padding
-    pitch = (size - 1 - border - 4) / grid
+    edge = 4  # pixels; cells nearer to it see mostly padding
+    border = aug.max_offset + edge
+    pitch = (size - 1 - border - edge) / grid
     corners = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).float()
     points = border + pitch * (corners + torch.rand(grid * grid, 2, generator=rng))
 
@@ -186,15 +188,20 @@ def sample_batch(
 
     axis = torch.arange(size, dtype=torch.float32, device=device)
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2)
+    n, centre = len(chosen), (size - 1) / 2
     crops, positions = [], []
-    for images in (bank.rgb, bank.ir):
-        offset = torch.randint(
-            0, aug.max_offset + 1, (len(chosen), 1, 2), generator=rng
-        )
-        where = apply_maps(affine.to(device), pixels + offset.to(device), size)
+    for images, warp in ((bank.rgb, 0.0), (bank.ir, aug.warp)):
+        offset = torch.randint(0, aug.max_offset + 1, (n, 1, 2), generator=rng)
+        own = torch.eye(2) + warp * (2 * torch.rand(n, 2, 2, generator=rng) - 1)
+        maps = torch.cat([affine[:, :, :2] @ own, affine[:, :, 2:]], dim=2)
+        where = apply_maps(maps.to(device), pixels + offset.to(device), size)
         crop = sample_at(images[chosen.to(device)], where)
-        crops.append(crop.mT.reshape(len(chosen), -1, size, size))
-        positions.append((points - offset).to(device))
+        crops.append(crop.mT.reshape(n, -1, size, size))
+        moved = (points - centre) @ (own.inverse() - torch.eye(2)).mT
+        position = points + moved - offset
+        in_crop = (position >= edge) & (position <= size - 1 - edge)
+        weight = weight * in_crop.all(-1)
+        positions.append(position.to(device))
     if aug.jitter:
         shape = positions[1].shape
         off = aug.jitter * (2 * torch.rand(shape, generator=rng) - 1)
@@ -207,5 +214,5 @@ def sample_batch(
         points_rgb=positions[0],
         points_ir=positions[1],
         weight=weight.to(device),
-        exclude=near.to(device).expand(len(chosen), -1, -1),
+        exclude=near.to(device).expand(n, -1, -1),
     )

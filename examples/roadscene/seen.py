@@ -47,6 +47,10 @@ class View(NamedTuple):
         """Describe images (1, 3, H, W) and (1, 1, H', W')."""
         return cls(describe(rgb, True), describe(ir, False))
 
+    def thinned(self, pitch: float) -> "View":
+        """Leave out cells, so that those that stay are at most `pitch` pixels apart."""
+        return View(*(one.thinned(pitch) for one in self))
+
     @property
     def cells(self) -> int:
         """How many there are in both maps."""

@@ -11,16 +11,19 @@ class Settings:
     """Everything that decides the result. Each field is a flag of the same name."""
 
     seed: int = 0
-    steps: int = 900
+    steps: int = 2000
     # Images are averaged down by `downscale`. A step takes `batch_size` pairs, cuts
-    # `crop_size` pixels out of what is left, and compares `grid`² points of each.
-    downscale: int = 4
-    batch_size: int = 4
-    crop_size: int = 56
+    # `crop_size` pixels out of what is left, and compares `grid`² points of each. The
+    # entries of the infrared crop's linear map are off by up to `warp`.
+    downscale: int = 2
+    batch_size: int = 2
+    crop_size: int = 112
     grid: int = 18
+    warp: float = 0.25
     # What is trained: SwinFuse, its blocks run per stage, the stage whose tokens are
     # used, its stochastic depth, and whether activations are computed again rather than
-    # kept; or the convolutional control. The head makes cells of `stride` pixels.
+    # kept; or the convolutional control. The head makes cells of `stride` pixels, and
+    # `context` layers of it look around, three cells each.
     # `finetune`: "full", or the "head" alone on a backbone that stays as it is.
     backbone: str = "swinfuse"
     blocks_run: int = 1
@@ -28,6 +31,7 @@ class Settings:
     drop_path: float = 0.0
     checkpointing: bool = False
     head: str = "conv"
+    context: int = 4
     stride: int = 2
     finetune: str = "full"
     # Steps in which the backbone learns to reconstruct both images, before all else.
@@ -51,7 +55,7 @@ class Settings:
     term_input: str = "projection"  # of the terms beside the contrast
     # AdamW, one cycle up to `lr` and down. What is validated and kept is a running
     # mean of the weights, over that part of all steps.
-    lr: float = 3e-3
+    lr: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.02
     clip: float = 1.0  # largest norm of the gradient
@@ -60,7 +64,7 @@ class Settings:
     precision: str = "auto"
     # Validate, and save, every so many steps; stop after `patience` validations that
     # bring nothing (0: never). 0 pairs = all.
-    validate_every: int = 100
+    validate_every: int = 250
     patience: int = 0
     validation_pairs: int = 0
     test_pairs: int = 0
@@ -80,8 +84,8 @@ class Settings:
 
 
 PRESETS = {
-    "default": Settings(),
-    "quick": Settings(steps=600, validate_every=150),
+    "full": Settings(),
+    "quick": Settings(steps=250, validate_every=125),
     "smoke": Settings(
         steps=5, batch_size=2, validate_every=5, validation_pairs=2, test_pairs=3
     ),
@@ -113,7 +117,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         preset.add_argument(
             f"--{name}", dest="preset", action="store_const", const=name, help=about
         )
-    parser.set_defaults(preset="default")
+    parser.set_defaults(preset="full")
     group = parser.add_argument_group("settings, overriding the preset")
     for field in fields(Settings):
         flag, about = f"--{field.name.replace('_', '-')}", f"default {field.default}"

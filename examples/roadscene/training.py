@@ -126,7 +126,7 @@ class Training:
             crop_size=s.crop_size,
             grid=s.grid,
             exclude_radius=s.exclude_px / s.downscale,
-            augmentation=Augmentation(jitter=s.jitter_px / s.downscale),
+            augmentation=Augmentation(warp=s.warp, jitter=s.jitter_px / s.downscale),
             generator=self.generator,
         )
         return self.processes.share(batch)

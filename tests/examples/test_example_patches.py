@@ -1,5 +1,7 @@
 """Where sampled points lie: the same place of the scene in both crops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from roadscene import patches
@@ -11,6 +13,7 @@ from roadscene.patches import (
     sample_at,
     sample_batch,
 )
+from scipy.ndimage import gaussian_filter
 
 PLAIN = Augmentation(photometric=0.0, invert=0.0)
 
@@ -20,6 +23,10 @@ def twin_pair(name, height=70, width=90):
     rng = torch.Generator().manual_seed(sum(name.encode()))
     rgb = torch.rand(3, height, width, generator=rng)
     return Pair(name, rgb, torch.tensordot(torch.tensor(patches.LUMA), rgb, 1)[None])
+
+
+def gaussian(image):
+    return torch.from_numpy(gaussian_filter(image.numpy(), (0, 3, 3)))
 
 
 def draw(pairs, seed=0, **changes):
@@ -59,6 +66,27 @@ def test_points_show_the_same_place_through_augmentation_and_offsets(pairs, seed
     # Without the offsets they would not: the test can fail.
     ignored = sample_at(batch.ir, batch.points_rgb) * inside
     assert (seen_rgb - ignored).abs().mean() > 0.05
+
+
+@pytest.mark.usefixtures("raw")
+def test_points_show_the_same_place_through_a_warp(pairs):
+    smooth = [Pair(p.name, gaussian(p.rgb), gaussian(p.ir)) for p in pairs]
+    warped = replace(PLAIN, warp=0.35)
+    outside = 0
+    for seed in range(5):
+        batch = draw(smooth, seed, augmentation=warped)
+        counts = batch.weight > 0
+        assert counts.sum() > 40
+        in_crop = ((batch.points_ir >= 4) & (batch.points_ir <= 42 - 5)).all(-1)
+        assert in_crop[counts].all()
+        outside += (~in_crop).sum()
+        seen_rgb = sample_at(batch.rgb, batch.points_rgb)[..., 0]
+        seen_ir = sample_at(batch.ir, batch.points_ir)[..., 0]
+        spread = seen_rgb[counts].std()
+        assert (seen_rgb - seen_ir)[counts].abs().max() < 0.3 * spread
+        # The offset alone does not say where a place is.
+        assert (batch.points_rgb - batch.points_ir).std(1).mean() > 0.5
+    assert outside > 0
 
 
 @pytest.mark.usefixtures("raw")

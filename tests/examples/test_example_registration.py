@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roadscene.baselines import MATCHERS, SEARCHES, corners, mutual_information, sift
-from roadscene.comparison import floor, localisation, registration, text
+from roadscene.comparison import WAYS, floor, localisation, registration, text
 from roadscene.data import DataError, Pair
 from roadscene.evaluate import Protocol, prepare_pair
 from roadscene.patches import LUMA
@@ -324,8 +324,25 @@ def test_corners_lie_in_the_mask():
 def test_every_search_finds_one_texture(name):
     pair = textured(height=240, width=320, grain=16)
     protocol = Protocol(queries=20)
-    table = localisation({name: SEARCHES[name]}, [pair], protocol)
+    table = localisation({name: [SEARCHES[name]]}, [pair], protocol)
     assert table[name]["top5"] > 0.8, table
+
+
+def test_a_row_is_the_mean_over_seeds():
+    pairs = [textured(seed=s) for s in range(3)]
+    protocol = Protocol(queries=20)
+    seeds = [SEARCHES["HOG"], SEARCHES["raw correlation"]]
+    each = [
+        localisation({"x": [seed]}, pairs, protocol)["x"]["sidelobe_ratio"]
+        for seed in seeds
+    ]
+    row = localisation({"x": seeds}, pairs, protocol)["x"]
+    assert each[0] != each[1]
+    assert row["seeds"] == 2
+    assert row["sidelobe_ratio_seeds"] == pytest.approx(each)
+    assert row["sidelobe_ratio"] == pytest.approx(np.mean(each))
+    low, high = row["sidelobe_ratio_interval"]
+    assert low < row["sidelobe_ratio"] < high
 
 
 def test_mutual_information_is_that_of_a_loop():
@@ -352,14 +369,35 @@ def test_mutual_information_is_that_of_a_loop():
             assert found.maps[0, q, i, j].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_tables_have_a_row_per_method_and_estimator():
+def test_tables_have_a_row_per_method_and_way_to_estimate():
     cases = random_cases([textured(seed=s) for s in range(2)], shift=0.03)
     said = []
-    table = registration({"SIFT": MATCHERS["SIFT"]}, cases, progress=said.append)
-    assert list(table) == ["SIFT · RANSAC", "SIFT · MAGSAC"]
+    table = registration({"SIFT": [MATCHERS["SIFT"]]}, cases, progress=said.append)
+    assert list(table) == [f"SIFT · {way}" for way in WAYS]
     assert said == ["SIFT"]
     assert table["SIFT · RANSAC"]["auc_10"] > 0.5
     assert table["SIFT · RANSAC"]["srr"] is None
+    kept, all_of_them = (
+        table[f"SIFT · {way}"]["matches"] for way in ("RANSAC, ratio test", "RANSAC")
+    )
+    assert 0 < kept < all_of_them
     printed = text(table, {"auc_10": "AUC@10", "srr": "SRR"})
     assert "–" in printed.splitlines()[1]
     assert "AUC@10" in printed.splitlines()[0]
+
+
+def test_seeds_are_registered_each_and_pooled():
+    cases = []
+    for case in random_cases([textured(seed=s) for s in range(3)], shift=0.03):
+        landmarks = case.corners, project(case.truth, case.corners)
+        cases.append(case._replace(landmarks=landmarks))
+
+    def blind(image, mask, is_rgb):
+        return Keypoints(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
+
+    table = registration({"half": [MATCHERS["SIFT"], blind]}, cases)
+    row = table["half · RANSAC"]
+    assert row["seeds"] == 2
+    assert row["srr_seeds"] == [1.0, 0.0]
+    assert row["srr"] == 0.5
+    assert row["srr_interval"] == [0.5, 0.5]

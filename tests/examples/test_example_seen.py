@@ -32,6 +32,24 @@ def random_view(dims=24, rank=24, seed=0):
 PLACES = torch.tensor([[3.5, 3.5], [40.0, 21.7], [0.0, 0.0], [95.0, 71.0], [91.5, 30]])
 
 
+@pytest.mark.parametrize(
+    ("pitch", "every"), [(8, 1), (15, 1), (16, 2), (24, 3), (4, 1)]
+)
+def test_thinned_cells_are_where_they_were(pitch, every):
+    view = random_view()
+    thin = view.thinned(pitch)
+    for some, whole in zip(thin, view, strict=True):
+        assert some.pitch == 8 * every
+        h, w = (-(-n // every) for n in whole.maps.shape[2:])
+        assert some.maps.shape == (1, 24, h, w)
+        cells = torch.cartesian_prod(torch.arange(h), torch.arange(w)).flip(1)
+        points = some.first + some.pitch * cells.double()
+        torch.testing.assert_close(
+            whole.at(points), some.maps[0].flatten(1).T, atol=1e-5, rtol=0
+        )
+    assert thin.cells == sum(some.maps[0, 0].numel() for some in thin)
+
+
 def test_compact_features_keep_similarities_between_cells_and_at_the_border():
     view = random_view()
     compact = compress(*view, dims=24)

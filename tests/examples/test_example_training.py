@@ -8,7 +8,7 @@ import roadscene_compare as compare
 import roadscene_study as study
 import torch
 from roadscene.cnn import SmallCNN
-from roadscene.data import Pair
+from roadscene.data import DataError, Pair
 from roadscene.evaluate import by_features, evaluate
 from roadscene.heads import HEADS
 from roadscene.model import Describer, Features
@@ -65,22 +65,23 @@ def copies(module):
 def test_the_control_has_the_size_it_is_said_to_have():
     model = Features(Settings(backbone="cnn"))
     count = sum(parameter.numel() for parameter in model.parameters())
-    assert 250_000 < count < 350_000
+    assert 350_000 < count < 450_000
 
 
 @pytest.mark.parametrize("stride", [2, 4])
 @pytest.mark.parametrize("head", HEADS)
-def test_cell_ij_sits_on_the_pixel_it_is_said_to(head, stride):
+@pytest.mark.parametrize("context", [0, 1])
+def test_cell_ij_sits_on_the_pixel_it_is_said_to(head, stride, context):
     """The gradient of a cell is centred on its pixel, however odd the size."""
     torch.manual_seed(0)
-    model = HEADS[head](8, 16, stride=stride).eval()
-    for size in ((40, 40), (41, 43)):
+    model = HEADS[head](8, 16, stride=stride, context=context).eval()
+    for size in ((60, 60), (61, 63)):
         tokens = torch.randn(1, 8, *size, requires_grad=True)
         projection, embedding = model(tokens)
         h, w = (-(-n // stride) for n in size)
         assert projection.shape == embedding.shape == (1, 16, h, w)
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(1, h, w))
-        i, j = 20 // stride, 20 // stride
+        i, j = 32 // stride, 32 // stride
         (seen,) = torch.autograd.grad(projection[0, :, i, j].square().sum(), tokens)
         rows, columns = seen.abs().sum((0, 1)).nonzero().unbind(1)
         middle = [(x.min() + x.max()).item() / 2 for x in (rows, columns)]
@@ -389,3 +390,18 @@ def test_a_run_is_compared_with_what_needs_no_training(tmp_path, monkeypatch, ca
     here = result["localisation"]["cnn, trained"]["top1"]
     assert here == pytest.approx(metrics["result"]["top1"]["after"])
     assert "NCM@3" in capsys.readouterr().out
+
+
+def test_seeds_of_a_run_are_found_where_the_study_puts_them(tmp_path):
+    for seed in (0, 1):
+        study.script.main(
+            [*TINY, f"--seed={seed}", f"--out={tmp_path / f'seed_{seed}'}"]
+        )
+    found = compare.trained(tmp_path, torch.device("cpu"))
+    assert list(found) == [f"{tmp_path.name}, {x}" for x in ("untrained", "trained")]
+    first, second = (
+        next(one.model.parameters()) for one in found[f"{tmp_path.name}, trained"]
+    )
+    assert not torch.equal(first, second)
+    with pytest.raises(DataError, match=r"neither checkpoint\.pt nor seed_"):
+        compare.trained(tmp_path / "nothing", torch.device("cpu"))
