@@ -67,18 +67,15 @@ def registration(
     table: dict[str, dict[str, Any]] = {}
     for name, seeds in methods.items():
         seen = [[seen_by(method, case) for case in cases] for method in seeds]
+        matched = {
+            ratio: [[match(*both, ratio) for both in some] for some in seen]
+            for ratio in {way.ratio for way in WAYS.values()}
+        }
         for label, way in WAYS.items():
+            how = {"estimator": way.estimator, "threshold": way.threshold}
             results = [
-                [
-                    register(
-                        case,
-                        match(*both, way.ratio),
-                        estimator=way.estimator,
-                        threshold=way.threshold,
-                    )
-                    for case, both in zip(cases, some, strict=True)
-                ]
-                for some in seen
+                [register(*one, **how) for one in zip(cases, some, strict=True)]
+                for some in matched[way.ratio]
             ]
             pooled = [case for one in results for case in one]
             row: dict[str, Any] = {"seeds": len(seeds)} | summary(pooled)

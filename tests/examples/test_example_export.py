@@ -28,7 +28,7 @@ def saved(path, settings):
     "settings",
     [
         CNN,
-        replace(CNN, stride=4, downscale=2),
+        replace(CNN, stride=4, downscale=4),
         Settings(head="patch", finetune="head"),
         Settings(blocks_run=2, stage="penultimate", drop_path=0.2),
     ],
@@ -50,7 +50,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path, settings):
 def test_images_of_any_size_become_unit_vectors(tmp_path, size):
     _, features = saved(tmp_path / "features.pt", Settings())
     maps, points = features(torch.rand(2, 1, *size))
-    cells = [-(-(n // 4) // 2) for n in size]
+    cells = [-(-(n // 2) // 2) for n in size]
     assert maps.shape == (2, 128, *cells)
     assert points.shape == (*cells, 2)
     torch.testing.assert_close(maps.norm(dim=1), torch.ones(2, *cells))
@@ -83,7 +83,7 @@ def test_points_are_where_the_cells_look(tmp_path):
         (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), TypeError, "got torch.uint8"),
         (torch.zeros(3, 8, 8), ValueError, r"shape \(B, 1 or 3, H, W\), got \(3, 8, 8"),
         (torch.zeros(1, 2, 8, 8), ValueError, r"got \(1, 2, 8, 8\)"),
-        (torch.zeros(1, 1, 3, 9), ValueError, "at least 4×4 pixels, got 9×3"),
+        (torch.zeros(1, 1, 1, 9), ValueError, "at least 2×2 pixels, got 9×1"),
     ],
 )
 def test_wrong_images_are_refused(tmp_path, image, error, message):
@@ -122,8 +122,8 @@ def test_the_documented_program_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     scope = {}
     exec(compile(program, "docs/example.md", "exec"), scope)
-    assert scope["map_rgb"].shape == (1, 128, 60, 80)
-    assert scope["points"].shape == (60, 80, 2)
+    assert scope["map_rgb"].shape == (1, 128, 120, 160)
+    assert scope["points"].shape == (120, 160, 2)
     assert re.fullmatch(
-        r"\[321.5, 241.5\] looks like \[.*\]\n", capsys.readouterr().out
+        r"\[320.5, 240.5\] looks like \[.*\]\n", capsys.readouterr().out
     )

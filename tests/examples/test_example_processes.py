@@ -71,16 +71,20 @@ def test_two_processes_are_one(tmp_path):
     assert printed.count("retrieval top-1 (%)") == 1
     assert printed.count("github.com/jiayi-ma/RoadScene") == 1
     assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
-    # Steps of Adam turn rounding of a gradient near 0 into whole steps.
+    # Adam turns rounding of a gradient near 0 into whole steps: weights that differ
+    # by 1e-7 at first mean losses that differ by up to 6e-5 after one step, and by
+    # 7e-3 after two.
     expected = terms(one)
     for name, values in terms(two).items():
-        assert_allclose(values[:2], expected[name][:2], rtol=1e-4, err_msg=name)
-        assert_allclose(values, expected[name], rtol=2e-2, err_msg=name)
+        for step, tolerance in enumerate((1e-5, 1e-3, 5e-2, 5e-2)):
+            assert_allclose(
+                values[step], expected[name][step], rtol=tolerance, err_msg=name
+            )
 
     run(tmp_path, 2, f"--out={resumed}", "--stop-at=2")
     run(tmp_path, 1, f"--out={resumed}", "--resume")
     for name, values in terms(resumed).items():
-        assert_allclose(values, expected[name], rtol=2e-2, err_msg=name)
+        assert_allclose(values, expected[name], rtol=5e-2, err_msg=name)
 
 
 def test_batch_norm_of_one_process_is_that_of_torch():

@@ -105,7 +105,7 @@ def test_every_choice_runs(tmp_path, flags):
 
 def test_resuming_under_other_settings_is_refused(tmp_path):
     run(tmp_path, "--stop-at=1")
-    message = r"checkpoint\.pt was written with lr=0\.003, this run has 0\.1"
+    message = r"checkpoint\.pt was written with lr=0\.002, this run has 0\.1"
     with pytest.raises(DataError, match=message):
         run(tmp_path, "--resume", "--lr=0.1")
     with pytest.raises(DataError, match=r"new.checkpoint\.pt does not exist"):
