@@ -38,9 +38,7 @@ def results(tmp_path, monkeypatch):
         "cases": {name: 39},
         "floor": {name: {"srr": 0.973, "mean": 2.928}},
         "localisation": {"HOG": row, "run, trained": row | {"top1": 0.5}},
-        "registration": {
-            name: {"HOG · RANSAC": registered, "HOG · MAGSAC": other_way}
-        },
+        "registration": {name: {"HOG · RANSAC": registered, "HOG · MAGSAC": other_way}},
     }
     variant = row | {"count": 3, "gradient_shares": {"InfoNCE": 0.9, "mmd": 1e-4}}
     change = {"top1_change": -0.012, "top1_change_interval": [-0.03, 0.01]}
