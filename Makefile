@@ -90,7 +90,7 @@ bench: $(VENV)/.stamp-peers  ## time, memory and precision beside every peer, an
 
 .PHONY: wheel-check
 wheel-check: $(VENV)/.stamp-dev  ## build, install the wheel into a clean environment, use it
-	$(PY) .ci/wheel_check.py --constraint $(CONSTRAINTS)
+	$(PY) .ci/wheel_check.py --constraint $(CONSTRAINTS) $(ARGS)
 
 .PHONY: clean
 clean:  ## remove the environment and everything that was built

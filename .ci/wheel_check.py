@@ -1,8 +1,9 @@
 """Build the wheel, install it into a clean environment, and use it there.
 
-Standard library only, apart from `build`. Fails unless
+Standard library only, apart from `build` and `twine`. Fails unless
 
 - wheel and sdist build, and the wheel is built from the sdist;
+- PyPI would take both, their description included (`twine check --strict`);
 - the wheel holds the package, its `py.typed` and its licence, and nothing else;
 - installing it next to torch adds one distribution: itself;
 - the import is pure (see `PURITY`);
@@ -12,6 +13,7 @@ Standard library only, apart from `build`. Fails unless
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -62,7 +64,9 @@ def main() -> None:
     """Build, install, look, run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--constraint", type=Path, required=True)
-    constraint = parser.parse_args().constraint.resolve()
+    parser.add_argument("--keep", type=Path, help="copy what was built to this folder")
+    args = parser.parse_args()
+    constraint = args.constraint.resolve()
 
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
@@ -70,6 +74,7 @@ def main() -> None:
         (wheel,) = (tmp / "dist").glob("*.whl")
         (sdist,) = (tmp / "dist").glob("*.tar.gz")
         print(f"built {sdist.name} and, from it, {wheel.name}")
+        run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist)
 
         names = zipfile.ZipFile(wheel).namelist()
         strangers = [
@@ -99,6 +104,8 @@ def main() -> None:
         assert example, "README.md has no Python block"
         run(python, "-I", "-c", example[1], cwd=tmp)
         print("the first example of README.md ran")
+        if args.keep:
+            shutil.copytree(tmp / "dist", args.keep, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

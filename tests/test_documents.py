@@ -91,6 +91,28 @@ def test_loss_has_its_reference_spec_and_benchmark(loss):
         assert f'"{loss}"' in text("benchmarks", "cases.py")
 
 
+def test_what_reads_files_executes_nothing():
+    for folder in ("xmodal_losses", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            source = path.read_text(encoding="utf-8")
+            for call in re.findall(r"torch\.load\([^)]*\)", source):
+                assert "weights_only=True" in call, path
+            assert not re.search(r"^\s*(import|from) (pickle|joblib)\b", source, re.M)
+
+
+def test_workflows_run_what_is_run_here_and_name_actions_by_commit():
+    folder = ROOT / ".github" / "workflows"
+    assert {path.name for path in folder.iterdir()} == {"ci.yml", "publish.yml"}
+    for path in folder.iterdir():
+        used = re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8"))
+        assert used
+        for action in used:
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
+    assert "- run: bash .ci/run\n" in text(".github", "workflows", "ci.yml")
+    assert "make wheel-check" in text(".github", "workflows", "publish.yml")
+    assert "wheel-check" in text(".ci", "run")
+
+
 def test_version_is_one():
     assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", xl.__version__)
     (cited,) = re.findall(r"^version: (\S+)$", text("CITATION.cff"), re.M)
