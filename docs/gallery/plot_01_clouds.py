@@ -21,7 +21,7 @@ else. Grey lines lead to partners. Where do the orange rows end up?
 
 Only the first two bring partners together, and only MMD and CORAL could do without
 knowing them. Here each row moves as it likes; what an encoder does, which moves all
-rows at once, is :doc:`another picture <plot_03_marginals>`.
+rows at once, is :doc:`another picture <plot_05_marginals>`.
 """
 
 import math
