@@ -3,8 +3,8 @@ What three sensors have in common
 =================================
 
 Three sensors of eight columns see a spiral. Most of what each sees is its own business,
-and four times as large: above are the two directions in which it varies most, and they
-show nothing.
+and twice as large: above are the two directions in which it varies most, and they show
+nothing.
 
 Then each gets a linear map to two columns, trained by nothing but agreement with the
 others. Below is what the first sensor makes of new rows, by itself. (It is turned to
@@ -39,7 +39,7 @@ def scenes():
     angle = 3.6 * math.pi * who.sqrt()
     spiral = who.sqrt()[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
     spiral = spiral + 0.02 * torch.randn(ROWS, 2)
-    own = 2.0 * torch.randn(3, ROWS, 6)
+    own = torch.randn(3, ROWS, 6)
     return torch.cat([spiral.expand(3, -1, -1), own], 2) @ mixes, spiral, who
 
 
@@ -55,7 +55,7 @@ def dgcca(views, **options):
 def trained(loss, rows=ROWS, **options):
     """Return what the first sensor makes of new rows."""
     maps = (0.1 * torch.randn(3, 8, 2)).requires_grad_()
-    optimizer = torch.optim.Adam([maps], lr=0.03)
+    optimizer = torch.optim.Adam([maps], lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
         batch = torch.randperm(ROWS)[:rows]
