@@ -61,8 +61,13 @@ lint: $(VENV)/.stamp-dev  ## ruff: rules and formatting
 types: $(VENV)/.stamp-dev  ## mypy --strict on the package
 	$(PY) -m mypy
 
+# Sphinx runs an example again if its file is another one. What it shows is the package.
+docs/auto_gallery/.stamp: $(shell find xmodal_losses -name '*.py') docs/gallery.mplstyle
+	rm -rf docs/auto_gallery
+	@mkdir docs/auto_gallery && touch $@
+
 .PHONY: docs
-docs: $(VENV)/.stamp-docs  ## the site, in docs/_build/html; warnings are errors
+docs: $(VENV)/.stamp-docs docs/auto_gallery/.stamp  ## the site, in docs/_build/html; warnings are errors
 	$(PY) -m sphinx -n -W --keep-going -b html $(ARGS) docs docs/_build/html
 
 # Peers whose requirements would bring another torch: without them, and only if they
@@ -94,5 +99,5 @@ wheel-check: $(VENV)/.stamp-dev  ## build, install the wheel into a clean enviro
 
 .PHONY: clean
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/auto_gallery .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

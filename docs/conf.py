@@ -1,5 +1,7 @@
 import re
+from pathlib import Path
 
+import matplotlib.style
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.util import logging
@@ -22,9 +24,10 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery"]  # sources, of which the pages are auto_gallery
 
 # Pages are Markdown, docstrings are reStructuredText in Google's sections.
 myst_enable_extensions = ["colon_fence", "dollarmath"]
@@ -57,6 +60,30 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+# Every example is executed, and one that fails is an error of the build. They share a
+# style, which nothing resets between them; times would make two builds differ.
+matplotlib.use("agg")
+matplotlib.style.use(Path(__file__).with_name("gallery.mplstyle"))
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "backreferences_dir": "auto_gallery/backreferences",
+    "doc_module": ("xmodal_losses",),
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "reset_modules": (),
+    "image_srcset": ["2x"],
+    "thumbnail_size": (480, 480),
+    "download_all_examples": False,
+    "notebook_extensions": set(),
+    "show_signature": False,
+    "min_reported_time": 3600,
+    "write_computation_times": False,
+    "capture_repr": (),
+    "remove_config_comments": True,
+}
 
 
 def public_names():

@@ -44,6 +44,19 @@ def test_loss_has_its_documents(loss):
     assert cited, f"{file} cites nothing"
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_page_of_a_loss_shows_the_examples_that_use_it(loss):
+    module, _ = LOSSES[loss]
+    examples = (ROOT / "docs" / "gallery").glob("plot_*.py")
+    uses = re.compile(rf"\bF\.{loss}\b|\bxl\.{module}\b")
+    used = any(uses.search(path.read_text("utf-8")) for path in examples)
+    page = text("docs", "losses", f"{loss}.md")
+    shown = re.findall(r"^\.\. minigallery::\n((?:   \S+\n)+)", page, re.M)
+    names = "".join(shown).split()
+    assert (f"xmodal_losses.functional.{loss}" in names) == used
+    assert (f"xmodal_losses.{module}" in names) == used
+
+
 def test_every_public_name_is_on_a_page():
     pages = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
     for module in (F, xl, dense, diagnostics, two_sample):
