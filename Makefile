@@ -77,8 +77,14 @@ $(VENV)/.stamp-peers: benchmarks/peers.txt $(VENV)/.stamp-bench
 	@$(PIP_INSTALL) --no-deps --requirement $< || echo "left out: not all can be had"
 	@touch $@
 
+# Lightning, Accelerate and transformers, if they can be had.
+$(VENV)/.stamp-frameworks: pyproject.toml $(CONSTRAINTS) | $(PY)
+	@echo "installing the extras [frameworks] into $(VENV)"
+	@$(PIP_INSTALL) --editable ".[frameworks]" || echo "left out: not all can be had"
+	@touch $@
+
 .PHONY: peers
-peers: $(VENV)/.stamp-test $(VENV)/.stamp-peers  ## values and gradients beside every peer that runs
+peers: $(VENV)/.stamp-test $(VENV)/.stamp-peers $(VENV)/.stamp-frameworks  ## values and gradients beside every peer that runs
 	$(PY) -m pytest -m peers $(ARGS)
 
 .PHONY: bench

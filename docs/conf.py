@@ -122,6 +122,14 @@ def link_public_name(app, env, node, contnode):
     )
 
 
+def check_every_public_name_has_a_page(app, env):
+    """Warn, which fails the build, where nothing documents what users can import."""
+    documented = env.get_domain("py").objects
+    for name in PUBLIC.values():
+        if name not in documented:
+            logging.getLogger(__name__).warning("%s is on no page", name)
+
+
 def mathml(node, display):
     """Translate a formula; what the converter does not know is a warning."""
     tex = node.astext()
@@ -148,4 +156,5 @@ PUBLIC = public_names()
 
 def setup(app):
     app.connect("missing-reference", link_public_name)
+    app.connect("env-check-consistency", check_every_public_name_has_a_page)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
