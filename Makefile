@@ -99,6 +99,11 @@ bench: $(VENV)/.stamp-peers  ## time, memory and precision beside every peer, an
 	$(PY) -m benchmarks.distributed_page
 	$(PY) -m benchmarks.power_page
 
+.PHONY: compatibility
+compatibility: $(VENV)/.stamp-test  ## every loss in each of torch's tools, and the page
+	$(PY) -m benchmarks.compatibility $(ARGS)
+	$(PY) -m benchmarks.compatibility_page
+
 .PHONY: wheel-check
 wheel-check: $(VENV)/.stamp-dev  ## build, install the wheel into a clean environment, use it
 	$(PY) .ci/wheel_check.py --constraint $(CONSTRAINTS) $(ARGS)

@@ -46,14 +46,16 @@ def test_compiles_with_exclusions():
 
 @each_loss
 def test_compiles_with_dynamic_shapes(spec):
+    """One graph serves all numbers of rows that fit into one tile."""
     torch._dynamo.reset()
     compiled = torch.compile(
         spec.build({}), fullgraph=True, backend="aot_eager", dynamic=True
     )
     for rows in (6, 9, 13):
         tensors = drawn(spec, Case(rows=(rows, rows)))
-        value = compiled(**tensors)
-        value.backward()
+        with torch._dynamo.config.patch(error_on_recompile=rows > 6):
+            value = compiled(**tensors)
+            value.backward()
         assert_allclose(value.detach(), spec(tensors).detach(), rtol=1e-10)
 
 

@@ -53,8 +53,9 @@ def test_compiles_with_dynamic_shapes(spec):
     )
     for rows in (8, 11, 15):
         tensors = to_torch(spec.draw(ViewCase(rows=rows, dims=spec.widths)))
-        value = compiled(**tensors)
-        value.backward()
+        with torch._dynamo.config.patch(error_on_recompile=rows > 8):
+            value = compiled(**tensors)
+            value.backward()
         assert_allclose(value.detach(), spec(tensors).detach(), rtol=1e-10)
 
 

@@ -137,14 +137,13 @@ class _SumOfSquares(Function):
 def eigenvalues(
     products: Tensor, widths: Sequence[int], ridges: Sequence[float | Tensor], k: int
 ) -> Tensor:
-    """Return the K largest λ of Cb = λDb, as constants.
+    """Return the K largest λ of Cb = λDb, where C needs no gradient.
 
     C are the products of all views, and D the ridged covariances on its diagonal: the
     eigenvalues of the sum of the (ridged) projections onto the views.
     """
-    with torch.no_grad():
-        whitened, _ = _whiten_all(products, widths, ridges)
-        values: Tensor = torch.linalg.eigvalsh(whitened)
+    whitened, _ = _whiten_all(products, widths, ridges)
+    values: Tensor = torch.linalg.eigvalsh(whitened)
     return values[..., -k:].flip(-1)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from xmodal_losses._core import checks, linalg, moments, precision, reduce
 from xmodal_losses._core.classes import class_means, class_numbers
 from xmodal_losses._core.pairs.tiles import whole
+from xmodal_losses._core.parts import parts
 from xmodal_losses._core.ranks import GradReduce, Group, Ranks, joined
 
 
@@ -115,15 +116,15 @@ def nearest_other(centers: Tensor, numbers: Tensor, valid: Tensor) -> Tensor:
     z = z.to(precision.sum_dtype(z))
     half = z.square().sum(-1).unsqueeze(-2) / 2
     half = half.masked_fill(~valid.unsqueeze(-2), torch.inf)
-    size = max(1, whole(z, None) ** 2 // z.shape[-2])  # rows of a strip
+    n, edge = z.shape[-2], whole(z, None)
+    size = n if n <= edge else max(1, edge**2 // n)  # rows of a strip
     found = []
     with precision.no_autocast(z):
-        for some, own in zip(
-            torch.split(z, size, -2), torch.split(numbers, size), strict=True
-        ):
+        for some in parts(n, size):
             # ½‖x − y‖² − ½‖x‖²
-            score = half - some @ z.mT
-            score = score.masked_fill(own.unsqueeze(-1) == numbers, torch.inf)
+            score = half - z[..., some, :] @ z.mT
+            same = numbers[some].unsqueeze(-1) == numbers
+            score = score.masked_fill(same, torch.inf)
             found.append(score.argmin(-1))
     index = torch.cat(found, -1)
     return centers.gather(-2, index.unsqueeze(-1).expand(centers.shape))

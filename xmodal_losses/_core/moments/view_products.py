@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core.function import Function
+from xmodal_losses._core.parts import parts
 from xmodal_losses._core.ranks import Ranks
 
 ROWS = 512  # wide at a time
@@ -23,13 +24,12 @@ def blocks(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield rows of X, and their factors √(s_j/dof_j) ``(…, n, V)``."""
     scale = torch.stack(list(scales), -1)
-    for start in range(0, scale.shape[-2], ROWS):
-        end = min(start + ROWS, scale.shape[-2])
-        own = scale[..., start:end, :]
+    for some in parts(scale.shape[-2], ROWS):
+        own = scale[..., some, :]
         yield (
             torch.cat(
                 [
-                    (z[..., start:end, :].to(c.dtype) - c) * own[..., j : j + 1]
+                    (z[..., some, :].to(c.dtype) - c) * own[..., j : j + 1]
                     for j, (z, c) in enumerate(zip(views, centres, strict=True))
                 ],
                 -1,

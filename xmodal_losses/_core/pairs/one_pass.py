@@ -5,6 +5,7 @@ before the tile is let go: value and gradient in one pass, 6·N·M·D operations
 with whole problems, and with the rows of a one-directional loss.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -167,7 +168,7 @@ class _OnePass(Function):
 
 def _problems(z: Tensor, groups: int) -> Tensor:
     """Return the rows of each problem, ``(G, N, D)``; G may be 0."""
-    n = z.shape[:-1].numel() // groups if groups else z.shape[-2]
+    n = math.prod(z.shape[:-1]) // groups if groups else z.shape[-2]
     return z.reshape(groups, n, z.shape[-1])
 
 
@@ -240,6 +241,8 @@ def _value_and_gradient(
 
 def _scaled(t: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Overwrite t by t · (u + v), some rows at a time: their sum stays in cache."""
+    if torch.compiler.is_compiling():  # which makes no sum of its own
+        return t.mul_(u + v)
     for start in range(0, t.shape[1], 256):
         rows = slice(start, start + 256)
         t[:, rows].mul_(u[:, rows] + v)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from xmodal_losses._core.parts import parts
+
 # Edge of a tile. On a CPU the tile should stay in cache through the dozen operations
 # done on it (from 512 to 1024 all are nearly as fast); a GPU wants work for all its
 # processors at once (not measured yet).
@@ -25,15 +27,15 @@ class Tiling(NamedTuple):
 
     def over_groups(self, groups: int) -> Iterator[slice]:
         """Yield the parts of the problems."""
-        return _parts(groups, self.groups) if groups else iter((slice(0, 0),))
+        return parts(groups, self.groups) if groups else iter((slice(0, 0),))
 
     def over_rows(self, n: int) -> Iterator[slice]:
         """Yield the parts of the rows."""
-        return _parts(n, self.rows)
+        return parts(n, self.rows)
 
     def over_columns(self, m: int) -> Iterator[slice]:
         """Yield the parts of the columns."""
-        return _parts(m, self.columns)
+        return parts(m, self.columns)
 
     def over_tiles(
         self, n: int, m: int, diagonal_first: bool = False
@@ -49,7 +51,7 @@ class Tiling(NamedTuple):
 def square(n: int, m: int, chunk_size: int | None, like: Tensor) -> Tiling:
     """Return tiles of at most edge² entries; small problems share one."""
     size = edge(like, chunk_size)
-    rows, columns = (max(1, min(count, size)) for count in (n, m))
+    rows, columns = (max(1, n if n <= size else size), max(1, m if m <= size else size))
     return Tiling(max(1, size**2 // (rows * columns)), rows, columns)
 
 
@@ -62,9 +64,12 @@ def strips(
     columns takes longer than making the logits twice.
     """
     size = whole(like, chunk_size)
-    rows = min(n, max(1, size**2 // m))
-    if rows < (n if both else min(n, size // 8)):
-        return None
+    if n <= size and m <= size:
+        rows = n
+    else:
+        rows = min(n, max(1, size**2 // m))
+        if rows < (n if both else min(n, size // 8)):
+            return None
     return Tiling(max(1, edge(like, chunk_size) ** 2 // (rows * m)), rows, m)
 
 
@@ -80,8 +85,3 @@ def whole(like: Tensor, chunk_size: int | None) -> int:
     if chunk_size is not None:
         return 2 * chunk_size
     return _WHOLE.get(like.device.type, _WHOLE_ELSEWHERE)
-
-
-def _parts(n: int, size: int) -> Iterator[slice]:
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
