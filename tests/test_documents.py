@@ -133,6 +133,12 @@ def test_version_is_one():
     assert cited == xl.__version__ == released[0]
 
 
+def test_the_first_page_counts_the_losses():
+    assert f"[{len(LOSSES)} losses](losses/index.md)" in " ".join(
+        text("docs", "index.md").split()
+    )
+
+
 def test_costs_on_the_first_page_are_those_that_were_measured():
     rows = re.findall(r"^(\| .* \| [\d.]+ \|)$", text("docs", "index.md"), re.M)
     assert len(rows) > 5
