@@ -106,7 +106,8 @@ def hetero_center_triplet(
     positive = distance(centers.a, centers.b)
     gap = torch.cat((positive, positive), -1) - distance(anchors, negative)
     # relu has the gradient 0 at 0, where clamp_min has 1.
-    loss = (margin + gap).relu().reshape(*positive.shape[:-1], 2, -1).mean(-2)
+    both = *positive.shape[:-1], 2, positive.shape[-1]
+    loss = (margin + gap).relu().reshape(both).mean(-2)
     alone = centers.shared.sum(-1, keepdim=True) < 2
     return centers.reduced(centers.mean(loss.masked_fill(alone, 0.0)), reduction)
 
