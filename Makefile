@@ -61,8 +61,10 @@ lint: $(VENV)/.stamp-dev  ## ruff: rules and formatting
 types: $(VENV)/.stamp-dev  ## mypy --strict on the package
 	$(PY) -m mypy
 
-# Sphinx runs an example again if its file is another one. What it shows is the package.
-docs/auto_gallery/.stamp: $(shell find xmodal_losses -name '*.py') docs/gallery.mplstyle
+# Sphinx runs an example again if its file has changed. Begin anew if what it shows, the
+# package, has, or if there is one more or less (which the folder's own time tells).
+docs/auto_gallery/.stamp: $(shell find xmodal_losses -name '*.py') docs/gallery \
+		docs/gallery.mplstyle
 	rm -rf docs/auto_gallery
 	@mkdir docs/auto_gallery && touch $@
 

@@ -106,6 +106,6 @@ plt.show()
 
 print("squared MMD, and mean distance of partners")
 for name, (title, z) in panels.items():
-    print(f"{title:20} {F.mmd(a, z):8.5f} {apart[name]:6.2f}")
+    print(f"{title:20} {F.mmd(a, z).abs():8.5f} {apart[name]:6.2f}")
 assert F.mmd(a, free) < 1e-4 < 0.1 < F.mmd(a, b)
 assert apart["paired"] < 0.05 < apart["stiff"] < 0.5 < 1.5 < apart["free"]

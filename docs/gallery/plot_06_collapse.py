@@ -17,8 +17,8 @@ in which held-out rows vary, as training goes on, and by how much in the end.
   apart keeps them apart. (It has no scale, and its rows are drawn larger.)
 
 The loss falls in all four. What tells them apart is
-:func:`~xmodal_losses.diagnostics.effective_rank`, and beside it the standard deviation,
-for a rank has no scale either: that of the point is nine, of differences that hardly
+:func:`~xmodal_losses.diagnostics.effective_rank`, and beside it the standard deviation:
+a rank has no scale, and that of the point is as high as any, of differences that hardly
 exist.
 """
 
@@ -105,4 +105,5 @@ plt.show()
 ranks = {name: ranks[-1] for name, (*_, ranks) in results.items()}
 size = {name: z_a.std(0).mean() for name, (z_a, *_) in results.items()}
 assert size["partners"] < 0.02 < 0.9 < size["+ covariance"]
+assert ranks["partners"] > 7
 assert ranks["+ variance"] < 1.2 < 7 < ranks["+ covariance"] < 9 < ranks["InfoNCE"]

@@ -88,4 +88,9 @@ plt.show()
 for name in samples:
     print(f"{name}\n{many[name]}\n")
     assert many[name].rejected == (name != "the same")
+rejecting = {name: [test.rejected for test in many[name].tests] for name in samples}
+assert not rejecting["a shift"][0]
+assert rejecting["a shift"][-1]
+assert rejecting["a texture"][0]
+assert not rejecting["a texture"][-1]
 assert [result.rejected for result in one.values()] == [False, True, False]

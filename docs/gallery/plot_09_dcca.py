@@ -83,8 +83,8 @@ hue = LinearSegmentedColormap.from_list("hue", ["#0072b2", "#cc79a7", "#e69f00"]
 panels = {
     "what a sees": new_a.T,
     "what b sees": new_b.T,
-    f"linear CCA: {linear_correlation:.2f}": linear,
-    f"deep CCA: {deep_correlation:.2f}": deep,
+    f"linear CCA: {linear_correlation:.3f}": linear,
+    f"deep CCA: {deep_correlation:.3f}": deep,
 }
 figure, axes = plt.subplots(2, 2, figsize=(6.8, 6.4))
 for axis, (title, (x, y)) in zip(axes.flat, panels.items(), strict=True):
