@@ -16,7 +16,7 @@ from benchmarks.compatibility.subjects import ROWS, Called, Subject
 
 __all__ = ["MismatchError", "NotRunError", "Setting", "compare", "evaluate"]
 
-OTHERS = (ROWS + 4, 2 * ROWS)  # sizes at which what was made for ROWS is used again
+OTHERS = (ROWS + 5, 2 * ROWS)  # sizes at which what was made for ROWS is used again
 LEAST, MOST = 4, 256  # rows of a program that is exported for any number of them
 
 #: Relative errors, of values and of gradients as wholes. Another order of sums; a

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xmodal_losses._core.function import Function, once
+from xmodal_losses._core.parts import split
 
 _ROWS = 512  # wide at a time
 _TWICE = (
@@ -63,7 +64,7 @@ def centred(z: Tensor, wide: torch.dtype) -> Centred:
 
 def _blocks(rows: Centred) -> Iterator[Tensor]:
     z, centre = rows
-    for block in torch.split(z, _ROWS, -2):
+    for block in split(z, _ROWS, -2):
         yield block if centre is None else block.to(centre.dtype) - centre
 
 

@@ -21,6 +21,7 @@ from xmodal_losses._core.moments.view_products import (
     Products,
     blocks,
 )
+from xmodal_losses._core.parts import split
 from xmodal_losses._core.ranks import Ranks
 from xmodal_losses._core.reduce import inverse
 
@@ -190,7 +191,7 @@ def _sum(z: Tensor, s: Tensor, origin: Tensor) -> Tensor:
     """Return Σ s·(z − origin), ``(…, 1, D)``."""
     total = torch.zeros_like(origin)
     for block, weight in zip(
-        torch.split(z.detach(), ROWS, -2), torch.split(s, ROWS, -1), strict=True
+        split(z.detach(), ROWS, -2), split(s, ROWS, -1), strict=True
     ):
         total = total + weight.unsqueeze(-2) @ (block.to(origin.dtype) - origin)
     return total
