@@ -3,8 +3,8 @@
     python examples/roadscene_compare.py runs/roadscene runs/cnn --data RoadScene
         --redfeat path/to/VIS_IR --mmim path/to/VIS_IR --publish comparison.json
 
-Every run is compared as it was before training and after it (a folder of `seed_0`,
-`seed_1`, … is a run with several seeds), with correlation of
+Every run (a folder of `seed_0`, `seed_1`, … is a run with several seeds), and each
+backbone as it was before the first of them, are compared with correlation of
 intensities and gradients, mutual information, HOG, SIFT and ORB: at finding places
 (`roadscene/evaluate.py`), and at registering pairs that a homography took apart
 (`roadscene/warps.py`): drawn ones, and, where their folders are given, those of
@@ -34,6 +34,7 @@ from roadscene.warps import mmim_cases, random_cases, redfeat_cases
 
 __all__ = ["main", "trained"]
 
+BACKBONES = {"swinfuse": "SwinFuse", "cnn": "control"}
 FOUND = {"top1": "top-1", "top5": "top-5", "within": "8 px", "error": "error, px"}
 REGISTERED = {
     "srr": "SRR@10",
@@ -56,18 +57,22 @@ def seeds_of(folder: Path) -> list[Path]:
 
 
 def trained(folder: Path, device: torch.device) -> dict[str, list[Describe]]:
-    """Return what a run had before training, and the weights it selected, by seed."""
+    """Return what a run had before training, and the weights it selected, by seed.
+
+    The former is called after the backbone: lengths of training do not change it.
+    """
     out: dict[str, list[Describe]] = {}
     for one in seeds_of(folder):
         progress = read(one / "checkpoint.pt")["progress"]
         names = {field.name for field in fields(Settings)}
         stored = {k: v for k, v in progress["settings"].items() if k in names}
         settings = Settings(**stored)
-        for when, key in (("untrained", "initial"), ("trained", "best")):
+        before = f"{BACKBONES[settings.backbone]}, untrained"
+        for name, key in ((before, "initial"), (f"{folder.name}, trained", "best")):
             model = Features(settings).to(device)
             model.load_state_dict(progress[key])
             describe = Describer(model, settings.downscale, device)
-            out.setdefault(f"{folder.name}, {when}", []).append(describe)
+            out.setdefault(name, []).append(describe)
     return out
 
 
@@ -95,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     test = source.pairs(source.split.test, args.limit)
     learned: dict[str, list[Describe]] = {}
     for folder in args.runs:
-        learned |= trained(folder, device)
+        for name, some in trained(folder, device).items():
+            learned.setdefault(name, some)  # untrained: of the first
 
     searches = {name: [search] for name, search in SEARCHES.items()}
     searches |= {name: [*map(by_features, some)] for name, some in learned.items()}

@@ -113,15 +113,21 @@ def registered(result: dict[str, Any]) -> str:
 def ways(result: dict[str, Any]) -> str:
     """Table of what registers ReDFeat's pairs by every way to estimate."""
     rows = result["registration"].get("ReDFeat's homographies", {})
-    cells: dict[str, list[str]] = {}
-    names: list[str] = []
-    for method, row in rows.items():
-        label, way = method.rsplit(" · ", 1)
-        names += [way] if way not in names else []
-        some = number(row["srr"], unit=100), number(row["inliers"], unit=100)
-        cells.setdefault(label, []).extend(some)
-    head = ["", *(f"{way}: {x}, %" for way in names for x in ("SRR@10", "inliers"))]
-    return table(head, [[label, *some] for label, some in cells.items()])
+    parts = [tuple(method.rsplit(" · ", 1)) for method in rows]
+    labels, names = (list(dict.fromkeys(some)) for some in zip(*parts, strict=True))
+    body = [
+        [label, *(way_cell(rows.get(f"{label} · {way}")) for way in names)]
+        for label in labels
+    ]
+    return table(["", *names], body)
+
+
+def way_cell(row: Row | None) -> str:
+    """Format what one way to estimate makes of one method's matches."""
+    if row is None:
+        return "–"
+    share, taken = (number(row[key], unit=100) for key in ("srr", "inliers"))
+    return f"{share} ({number(row['mean_success'], 2)}; {taken})"
 
 
 def ablation(result: dict[str, Any]) -> str:
@@ -155,6 +161,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "registration": ("comparison", registered),
     "ways": ("comparison", ways),
     "ablation": ("study", ablation),
+    "swinfuse": ("study_swinfuse", ablation),
 }
 
 
@@ -179,7 +186,11 @@ def rewritten(text: str) -> str:
 
 def figures() -> None:
     """Draw top-1 of every method and every variant, with intervals."""
-    for source, key in (("comparison", "localisation"), ("study", "variants")):
+    for source, key in (
+        ("comparison", "localisation"),
+        ("study", "variants"),
+        ("study_swinfuse", "variants"),
+    ):
         result = read(source)
         if result is None:
             continue
@@ -189,7 +200,7 @@ def figures() -> None:
             axis = figure.subplots()
             for at, (name, row) in enumerate(rows):
                 low, high = row["top1_interval"]
-                learned = source == "study" or name.endswith(", trained")
+                learned = key == "variants" or name.endswith(", trained")
                 colour = BLUE if learned else GREY
                 axis.plot([100 * low, 100 * high], [at, at], color=colour, linewidth=2)
                 axis.plot(100 * row["top1"], at, "o", color=colour, ms=4)

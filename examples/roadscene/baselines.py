@@ -133,11 +133,11 @@ def hog(image: Tensor, bins: int = 9) -> Tensor:
 def by_cells(describe: Callable[[Tensor], Tensor]) -> Describe:
     """Say where the cells of a dense descriptor lie."""
 
-    def described(image: Tensor, is_rgb: bool) -> Described:
+    def cells(image: Tensor, is_rgb: bool) -> Described:
         del is_rgb
         return Described(describe(image), CELL, (CELL - 1) / 2)
 
-    return described
+    return cells
 
 
 def mutual_information(queries: Queries, bins: int = 8, size: int = 11) -> Described:
@@ -191,8 +191,9 @@ def at_corners(describe: Describe) -> Method:
     def method(image: np.ndarray, mask: np.ndarray, is_rgb: bool) -> Keypoints:
         points = corners(image, mask)
         tensor = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)
-        features = describe(tensor[None].float() / 255, is_rgb)
-        return Keypoints(points, features.at(torch.from_numpy(points)).cpu().numpy())
+        dense = describe(tensor[None].float() / 255, is_rgb)
+        rows = dense.at(torch.from_numpy(points)).cpu().numpy()
+        return Keypoints(points, rows, dense)
 
     return method
 

@@ -6,13 +6,15 @@ over seeds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .data import Pair
 from .evaluate import Protocol, Search, evaluate
-from .registration import Method, match, register, seen_by, summary
+from .refinement import search_again
+from .registration import Keypoints, Matches, Method, match, register, seen_by, summary
 from .report import bootstrap_interval
 from .warps import Case, project
 
@@ -28,6 +30,19 @@ class Way(NamedTuple):
     estimator: str
     threshold: float  # pixels
     ratio: float | None = None  # of the nearest distance to the second, at most
+    search: bool = False  # for the rest of the way, with dense features
+
+    def register(
+        self, case: Case, both: tuple[Keypoints, Keypoints], matches: Matches
+    ) -> dict[str, float]:
+        """Register one case by what a method saw in both images, and its matches."""
+        return register(
+            case,
+            matches,
+            estimator=self.estimator,
+            threshold=self.threshold,
+            again=partial(search_again, case, *both) if self.search else None,
+        )
 
 
 # The first is that of ReDFeat's protocol.
@@ -35,6 +50,7 @@ WAYS = {
     "RANSAC": Way("RANSAC", 10.0),
     "MAGSAC": Way("MAGSAC", 3.0),
     "RANSAC, ratio test": Way("RANSAC", 10.0, ratio=0.9),
+    "RANSAC, then search": Way("RANSAC", 10.0, search=True),
 }
 
 
@@ -63,7 +79,10 @@ def registration(
     *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
-    """Return, per method and way to estimate, the summary over cases and seeds."""
+    """Return, per method and way to estimate, the summary over cases and seeds.
+
+    Methods without dense features cannot go the ways that search.
+    """
     table: dict[str, dict[str, Any]] = {}
     for name, seeds in methods.items():
         seen = [[seen_by(method, case) for case in cases] for method in seeds]
@@ -72,10 +91,11 @@ def registration(
             for ratio in {way.ratio for way in WAYS.values()}
         }
         for label, way in WAYS.items():
-            how = {"estimator": way.estimator, "threshold": way.threshold}
+            if way.search and seen[0][0][1].dense is None:
+                continue
             results = [
-                [register(*one, **how) for one in zip(cases, some, strict=True)]
-                for some in matched[way.ratio]
+                [way.register(*one) for one in zip(cases, *rows, strict=True)]
+                for rows in zip(seen, matched[way.ratio], strict=True)
             ]
             pooled = [case for one in results for case in one]
             row: dict[str, Any] = {"seeds": len(seeds)} | summary(pooled)

@@ -10,13 +10,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .evaluate import Described
 from .warps import Case, project
 
 __all__ = [
     "ESTIMATORS",
+    "Again",
     "Keypoints",
     "Matches",
     "auc",
+    "estimate",
+    "masks",
     "match",
     "register",
     "seen_by",
@@ -34,10 +38,15 @@ class Keypoints(NamedTuple):
 
     points: np.ndarray  # (K, 2)
     descriptors: np.ndarray  # (K, D) float32, or uint8 for binary ones
+    dense: Described | None = None  # of all places, if the method has that
 
 
 # From an image, where to look (255), and whether it is the visible one.
 Method = Callable[[np.ndarray, np.ndarray, bool], Keypoints]
+
+
+# From a homography to a better one, and the share of inliers.
+Again = Callable[[np.ndarray], tuple[np.ndarray, float]]
 
 
 class Matches(NamedTuple):
@@ -90,23 +99,38 @@ def estimate(
     return found, 0.0 if found is None else float(inliers.mean())
 
 
+def masks(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return where keypoints may lie in source and target, 255."""
+    square = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
+
+    def away_from_the_edge(shown: np.ndarray) -> np.ndarray:
+        framed = cv2.copyMakeBorder(shown, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        return cv2.erode(framed, square)[1:-1, 1:-1]
+
+    whole = np.full(case.source.shape[:2], 255, np.uint8)
+    return away_from_the_edge(whole), away_from_the_edge(case.valid)
+
+
 def seen_by(method: Method, case: Case) -> tuple[Keypoints, Keypoints]:
     """Let a method look at both images of a case."""
-    square = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
-    masks = []
-    for shown in (np.full(case.source.shape[:2], 255, np.uint8), case.valid):
-        framed = cv2.copyMakeBorder(shown, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-        masks.append(cv2.erode(framed, square)[1:-1, 1:-1])
+    source, target = masks(case)
     return (
-        method(case.source, masks[0], case.source_is_rgb),
-        method(case.target, masks[1], not case.source_is_rgb),
+        method(case.source, source, case.source_is_rgb),
+        method(case.target, target, not case.source_is_rgb),
     )
 
 
 def register(
-    case: Case, matches: Matches, *, estimator: str = "RANSAC", threshold: float = 10.0
+    case: Case,
+    matches: Matches,
+    *,
+    estimator: str = "RANSAC",
+    threshold: float = 10.0,
+    again: Again | None = None,
 ) -> dict[str, float]:
     """Return what is measured of one case, in pixels.
+
+    With `again`, of the homography that it makes of the estimated one.
 
     ``matches``; ``ncm``, the matches within 3 px of the truth, and ``precision_3``,
     ``precision_5``, their share at 3 and 5 px; ``inliers``, the share the estimator
@@ -117,6 +141,8 @@ def register(
     off = project(case.truth, matches.source) - matches.target
     distance = np.linalg.norm(off, axis=1)
     found, inliers = estimate(matches, estimator, threshold)
+    if again is not None and found is not None:
+        found, inliers = again(found)
 
     def share(pixels: float) -> float:
         return float((distance <= pixels).mean()) if len(distance) else 0.0

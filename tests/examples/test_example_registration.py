@@ -1,17 +1,26 @@
 """Registration of pairs that were taken apart by a known homography."""
 
 import zipfile
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from roadscene.baselines import MATCHERS, SEARCHES, corners, mutual_information, sift
+from roadscene.baselines import (
+    MATCHERS,
+    SEARCHES,
+    at_corners,
+    corners,
+    mutual_information,
+    sift,
+)
 from roadscene.comparison import WAYS, floor, localisation, registration, text
 from roadscene.data import DataError, Pair
-from roadscene.evaluate import Protocol, prepare_pair
+from roadscene.evaluate import Described, Protocol, prepare_pair
 from roadscene.patches import LUMA
+from roadscene.refinement import search_again, shown
 from roadscene.registration import (
     FAILED,
     Keypoints,
@@ -369,12 +378,68 @@ def test_mutual_information_is_that_of_a_loop():
             assert found.maps[0, q, i, j].item() == pytest.approx(expected, abs=1e-5)
 
 
+def corner_error(case, homography):
+    off = project(homography, case.corners) - project(case.truth, case.corners)
+    return np.linalg.norm(off, axis=1).mean()
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_search_makes_a_rough_homography_exact(inverted):
+    pair = textured(height=240, width=320, inverted=inverted)
+    case = random_cases([pair], shift=0.05)[0]
+    rough = np.array([[1, 0, 6], [0, 1, -5], [0, 0, 1.0]]) @ case.truth
+    again = partial(search_again, case, *seen_by(MATCHERS["HOG"], case))
+    better, inliers = again(rough)
+    assert corner_error(case, rough) > 6
+    assert corner_error(case, better) < 1.5
+    assert 0.2 < inliers <= 1
+    measured = [
+        register(case, planted(case, noise=2.0), again=again)["corner"]
+        for again in (None, again)
+    ]
+    assert measured[1] == pytest.approx(corner_error(case, better), abs=0.5)
+    assert measured[1] < measured[0]
+
+
+def test_a_search_that_finds_nothing_leaves_the_homography_alone(case):
+    def blank(image, is_rgb):
+        h, w = (side // 8 for side in image.shape[-2:])
+        return Described(torch.ones(1, 4, h, w) / 2, 8, 3.5)
+
+    seen = seen_by(at_corners(blank), case)
+    found, inliers = search_again(case, *seen, case.truth)
+    assert (found == case.truth).all()
+    assert inliers == 0
+    lost = np.array([[1, 0, 1e5], [0, 1, 0], [0, 0, 1.0]])  # nothing is in view
+    found, inliers = search_again(case, *seen_by(MATCHERS["HOG"], case), lost)
+    assert (found == lost).all()
+    assert inliers == 0
+
+
+def test_points_are_shown_where_the_mask_is_set():
+    mask = np.zeros((3, 5), np.uint8)
+    mask[2, 4] = mask[0, 0] = 255
+    points = [(4, 2), (4.4, 1.6), (0, 0), (-0.6, 0), (1, 0), (5, 2), (np.nan, 0)]
+    points += [(np.inf, 0), (1e12, 0)]
+    expected = [True, True, True, *[False] * 6]
+    assert shown(np.array(points), mask).tolist() == expected
+
+
 def test_tables_have_a_row_per_method_and_way_to_estimate():
     cases = random_cases([textured(seed=s) for s in range(2)], shift=0.03)
     said = []
-    table = registration({"SIFT": [MATCHERS["SIFT"]]}, cases, progress=said.append)
-    assert list(table) == [f"SIFT · {way}" for way in WAYS]
-    assert said == ["SIFT"]
+    methods = {name: [MATCHERS[name]] for name in ("SIFT", "HOG")}
+    table = registration(methods, cases, progress=said.append)
+    ways = [way for way, how in WAYS.items() if not how.search]
+    expected = [f"SIFT · {way}" for way in ways] + [f"HOG · {way}" for way in WAYS]
+    assert list(table) == expected
+    assert len(ways) == len(WAYS) - 1
+    assert said == ["SIFT", "HOG"]
+    searched, alone = (
+        table[f"HOG · {way}"] for way in ("RANSAC, then search", "RANSAC")
+    )
+    assert searched["auc_10"] > 0.5
+    assert searched["inliers"] != alone["inliers"]
     assert table["SIFT · RANSAC"]["auc_10"] > 0.5
     assert table["SIFT · RANSAC"]["srr"] is None
     kept, all_of_them = (

@@ -380,7 +380,7 @@ def test_a_run_is_compared_with_what_needs_no_training(tmp_path, monkeypatch, ca
     flags = "--limit=2", "--device=cpu", f"--publish={published}"
     result = compare.main([str(tmp_path / "cnn"), *flags])
     assert json.loads(published.read_text("utf-8")) == result
-    own = {"cnn, untrained", "cnn, trained"}
+    own = {"control, untrained", "cnn, trained"}
     assert own | {"HOG", "mutual information"} <= result["localisation"].keys()
     (registered,) = result["registration"].values()
     assert {f"{name} · MAGSAC" for name in own | few.keys()} <= registered.keys()
@@ -398,7 +398,7 @@ def test_seeds_of_a_run_are_found_where_the_study_puts_them(tmp_path):
             [*TINY, f"--seed={seed}", f"--out={tmp_path / f'seed_{seed}'}"]
         )
     found = compare.trained(tmp_path, torch.device("cpu"))
-    assert list(found) == [f"{tmp_path.name}, {x}" for x in ("untrained", "trained")]
+    assert list(found) == ["control, untrained", f"{tmp_path.name}, trained"]
     first, second = (
         next(one.model.parameters()) for one in found[f"{tmp_path.name}, trained"]
     )
