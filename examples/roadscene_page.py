@@ -1,4 +1,4 @@
-"""The tables and figures of `docs/roadscene_study.md`, from the results beside this.
+"""The tables and figures that show `results/`: those of the study, and the headline.
 
 python examples/roadscene_page.py
 """
@@ -12,11 +12,18 @@ from typing import Any
 import matplotlib as mpl
 from roadscene.figures import BLUE, GREY, STYLE, new_figure
 
-__all__ = ["FIGURES", "PAGE", "rewritten"]
+__all__ = ["FIGURES", "PAGES", "SECTIONS", "rewritten"]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "examples" / "results"
-PAGE = ROOT / "docs" / "roadscene_study.md"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "examples" / "README.md",
+    ROOT / "docs" / "roadscene_study.md",
+)
+MARKED = re.compile(
+    r"(<!-- (\w+): made by examples/roadscene_page.py -->\n).*?(<!-- end -->)", re.S
+)
 FIGURES = ROOT / "docs" / "_static"
 
 Row = Mapping[str, Any]
@@ -41,6 +48,37 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """Format a table; the first column is text."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+
+
+HEADLINE = "SIFT, folded and upright", "HOG"
+
+
+def headline(result: dict[str, Any]) -> str:
+    """Table of what is learned, beside the best of what is not."""
+    found, cases = result["localisation"], result["registration"]
+    benchmark = cases.get("ReDFeat's homographies", {})
+    learned = [name for name in found if name.endswith((", untrained", ", trained"))]
+    head = ["", "seeds", "top-1, %", "8 px, %", "error, px", "SRR@10, %", "RE, px"]
+    body = []
+    for name in (*HEADLINE, *learned):
+        place = found.get(name, {})
+        first, search = (
+            benchmark.get(f"{name} · {way}", {})
+            for way in ("RANSAC", "RANSAC, then search")
+        )
+        searched = number(search.get("mean_success"), 2)
+        body.append(
+            [
+                name,
+                str(place.get("seeds", 1)),
+                within(place, "top1", 100),
+                number(place.get("within"), unit=100),
+                number(place.get("error")),
+                number(first.get("srr"), unit=100),
+                f"{number(first.get('mean_success'), 2)} / {searched}",
+            ]
+        )
+    return table(head, body)
 
 
 def places(result: dict[str, Any]) -> str:
@@ -157,6 +195,7 @@ def ablation(result: dict[str, Any]) -> str:
 
 # What stands between the markers of that name, and the file it is made of.
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "headline": ("comparison", headline),
     "places": ("comparison", places),
     "registration": ("comparison", registered),
     "ways": ("comparison", ways),
@@ -172,16 +211,16 @@ def read(name: str) -> dict[str, Any] | None:
 
 
 def rewritten(text: str) -> str:
-    """Return the page with the tables that belong into it."""
-    for name, (source, shown) in SECTIONS.items():
+    """Return a page with the tables that belong into it."""
+
+    def filled(found: re.Match[str]) -> str:
+        start, name, end = found.groups()
+        source, shown = SECTIONS[name]
         result = read(source)
         content = "Not measured yet." if result is None else shown(result)
-        pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda m, c=content: f"{m[1]}\n{c}\n\n{m[2]}", text, flags=re.S
-        )
-        assert count == 1, name
-    return text
+        return f"{start}\n{content}\n\n{end}"
+
+    return MARKED.sub(filled, text)
 
 
 def figures() -> None:
@@ -211,9 +250,10 @@ def figures() -> None:
 
 def main() -> None:
     """Write the tables and the figures."""
-    PAGE.write_text(rewritten(PAGE.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(rewritten(page.read_text("utf-8")), "utf-8")
+        print(f"written: {page.relative_to(ROOT)}")
     figures()
-    print(f"written: {PAGE}")
 
 
 if __name__ == "__main__":

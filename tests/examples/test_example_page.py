@@ -6,10 +6,21 @@ import pytest
 import roadscene_page as page
 import roadscene_study as study
 
+STUDY = page.PAGES[-1]
 
-def test_the_page_is_made_of_the_results():
-    text = page.PAGE.read_text("utf-8")
+
+@pytest.mark.parametrize("path", page.PAGES, ids=str)
+def test_pages_are_made_of_the_results(path):
+    text = path.read_text("utf-8")
     assert page.rewritten(text) == text
+
+
+def test_every_table_is_on_a_page():
+    texts = [path.read_text("utf-8") for path in page.PAGES]
+    shown = {name for text in texts for _, name, _ in page.MARKED.findall(text)}
+    assert shown == page.SECTIONS.keys()
+    marks = sum(text.count("made by examples/roadscene_page.py -->") for text in texts)
+    assert marks == sum(len(page.MARKED.findall(text)) for text in texts)
 
 
 @pytest.fixture
@@ -42,6 +53,7 @@ def results(tmp_path, monkeypatch):
             name: {
                 "HOG · RANSAC": registered,
                 "HOG · MAGSAC": other_way,
+                "HOG · RANSAC, then search": registered | {"mean_success": 2.34},
                 "SIFT · RANSAC": registered,
             }
         },
@@ -58,7 +70,11 @@ def results(tmp_path, monkeypatch):
 
 
 def test_tables_say_what_was_measured(results):
-    text = page.rewritten(page.PAGE.read_text("utf-8"))
+    text = "".join(page.rewritten(path.read_text("utf-8")) for path in page.PAGES)
+    first = "| HOG | 3 | 25.0 [20.0, 30.0] | 50.0 | 12.3 | 73.0 | – / 2.34 |"
+    second = "| run, trained | 3 | 50.0 [20.0, 30.0] | 50.0 | 12.3 | – | – / – |"
+    third = "| SIFT, folded and upright | 1 | – | – | – | – | – / – |"
+    assert text.count(f"{third}\n{first}\n{second}\n") == 2
     assert "| *chance* |  | 0.2 |  | 1.7 |  |  |  |  |" in text
     found = "25.0 [20.0, 30.0] | 40.0 | 50.0 [40.0, 60.0] | 12.3 | 0.55 | 2.71 | 18.5 |"
     assert f"| HOG | 3 | {found}" in text
@@ -66,9 +82,10 @@ def test_tables_say_what_was_measured(results):
     assert "RE is 2.93 px in the mean, and below 10 px for 97.3 %." in text
     registered = "73.0 [60.0, 85.0] | – | 5.0 | 10.0 | 10.0 | 10.0 | 38 | 10.0 |"
     assert f"| HOG | {registered}" in text
-    assert "|  | RANSAC | MAGSAC |" in text
-    assert "| HOG | 73.0 (–; 38.0) | 50.0 (4.32; 12.3) |" in text
-    assert "| SIFT | 73.0 (–; 38.0) | – |" in text
+    assert "|  | RANSAC | MAGSAC | RANSAC, then search |" in text
+    ways = "73.0 (–; 38.0) | 50.0 (4.32; 12.3) | 73.0 (2.34; 38.0) |"
+    assert f"| HOG | {ways}" in text
+    assert "| SIFT | 73.0 (–; 38.0) | – | – |" in text
     assert text.count("| b | 3 | 25.0 [20.0, 30.0] | -1.2 [-3.0, 1.0] | 50.0 |") == 2
     assert "InfoNCE 90 %, mmd 0.01 %" in text
     assert "`--quick`" in text
@@ -79,7 +96,7 @@ def test_tables_say_what_was_measured(results):
 
 def test_what_is_not_measured_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "RESULTS", tmp_path)
-    assert page.rewritten(page.PAGE.read_text("utf-8")).count("Not measured yet.") == 5
+    assert page.rewritten(STUDY.read_text("utf-8")).count("Not measured yet.") == 5
 
 
 @pytest.mark.parametrize("name", ["study"])
