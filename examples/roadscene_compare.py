@@ -12,19 +12,21 @@ ReDFeat's benchmark and the unaligned pairs of a matching survey.
 """
 
 import argparse
+import hashlib
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from roadscene.baselines import MATCHERS, SEARCHES, at_corners
 from roadscene.checkpoint import read
-from roadscene.comparison import floor, localisation, registration, text
+from roadscene.comparison import Entry, floor, localisation, registration, text
 from roadscene.data import DataError
 from roadscene.download import MMIM, REDFEAT, download_files
-from roadscene.evaluate import Describe, Protocol, by_features
+from roadscene.evaluate import Protocol, by_features
+from roadscene.kept import Keep
 from roadscene.model import Describer, Features
 from roadscene.processes import Processes
 from roadscene.report import write_json
@@ -56,12 +58,12 @@ def seeds_of(folder: Path) -> list[Path]:
     return found
 
 
-def trained(folder: Path, device: torch.device) -> dict[str, list[Describe]]:
+def trained(folder: Path, device: torch.device) -> dict[str, list[Entry]]:
     """Return what a run had before training, and the weights it selected, by seed.
 
     The former is called after the backbone: lengths of training do not change it.
     """
-    out: dict[str, list[Describe]] = {}
+    out: dict[str, list[Entry]] = {}
     for one in seeds_of(folder):
         progress = read(one / "checkpoint.pt")["progress"]
         names = {field.name for field in fields(Settings)}
@@ -72,8 +74,21 @@ def trained(folder: Path, device: torch.device) -> dict[str, list[Describe]]:
             model = Features(settings).to(device)
             model.load_state_dict(progress[key])
             describe = Describer(model, settings.downscale, device)
-            out.setdefault(name, []).append(describe)
+            out.setdefault(name, []).append(Entry(describe, digest(model)))
     return out
+
+
+def digest(model: Features) -> str:
+    """Return what tells weights apart."""
+    found = hashlib.sha256()
+    for name, values in model.state_dict().items():
+        found.update(name.encode() + values.cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def names_of(some: Iterable[Any]) -> list[str]:
+    """Return the names of pairs, or of cases."""
+    return [one.name for one in some]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -86,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     add("--mmim", type=Path, help=f"the matching survey: {MMIM.url}")
     about = "fetch what --redfeat and --mmim name, where it does not exist"
     add("--fetch", action="store_true", help=about)
+    about = "keep what is measured in this folder, and measure only what is not there"
+    add("--keep", type=Path, help=about)
     add("--limit", type=int, default=0, help="test pairs at most; 0: all")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--publish", type=Path, help="write the tables here, as JSON")
@@ -98,14 +115,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     source = open_source(args, Processes())
     test = source.pairs(source.split.test, args.limit)
-    learned: dict[str, list[Describe]] = {}
+    learned: dict[str, list[Entry]] = {}
     for folder in args.runs:
         for name, some in trained(folder, device).items():
             learned.setdefault(name, some)  # untrained: of the first
 
-    searches = {name: [search] for name, search in SEARCHES.items()}
-    searches |= {name: [*map(by_features, some)] for name, some in learned.items()}
-    found = localisation(searches, test, Protocol())
+    protocol = Protocol()
+    keep = Keep(args.keep, "places", source.label, names_of(test), asdict(protocol))
+    searches = {name: [Entry(search)] for name, search in SEARCHES.items()}
+    searches |= {name: [x.by(by_features) for x in y] for name, y in learned.items()}
+    found = localisation(searches, test, protocol, keep)
     print(f"\nFinding places, {len(test)} test pairs of {source.label}")
     print(text(found, FOUND))
 
@@ -114,20 +133,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if args.fetch and folder and not folder.exists():
             download_files(folder, files)
     if args.redfeat:
-        names = [pair.name for pair in test]
-        sets["ReDFeat's homographies"] = redfeat_cases(args.redfeat, source.read, names)
+        cases = redfeat_cases(args.redfeat, source.read, names_of(test))
+        sets["ReDFeat's homographies"] = cases
     if args.mmim:
         sets["unaligned pairs of another place"] = mmim_cases(args.mmim)
-    methods = {name: [method] for name, method in MATCHERS.items()}
-    methods |= {name: [*map(at_corners, some)] for name, some in learned.items()}
+    methods = {name: [Entry(method)] for name, method in MATCHERS.items()}
+    methods |= {name: [x.by(at_corners) for x in y] for name, y in learned.items()}
     registered = {}
     for name, cases in sets.items():
-        registered[name] = registration(methods, cases)
+        keep = Keep(args.keep, name, source.label, names_of(cases))
+        registered[name] = registration(methods, cases, keep)
         print(f"\nRegistration, {name}, {len(cases)} pairs")
         print(text(registered[name], REGISTERED))
     result = {
         "data": source.label,
-        "pairs": [pair.name for pair in test],
+        "pairs": names_of(test),
         "cases": {name: len(cases) for name, cases in sets.items()},
         "floor": {name: floor(cases) for name, cases in sets.items()},
         "localisation": found,

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .data import Pair
-from .evaluate import Protocol, Search, evaluate
+from .evaluate import Protocol, evaluate
+from .kept import Keep
 from .refinement import search_again
 from .registration import Keypoints, Matches, Method, match, register, seen_by, summary
 from .report import bootstrap_interval
 from .warps import Case, project
 
-__all__ = ["WAYS", "floor", "localisation", "registration", "text"]
+__all__ = ["WAYS", "Entry", "floor", "localisation", "registration", "text"]
 
 LOCALISATION = ("top1", "top5", "anywhere", "within", "error")
 SHAPE = ("height", "sidelobe_ratio", "width")
@@ -54,13 +55,31 @@ WAYS = {
 }
 
 
+class Entry(NamedTuple):
+    """A method, and which."""
+
+    method: Any  # a Describe, a Search, or a Method
+    digest: str = ""  # of its weights, if it has some
+
+    def by(self, change: Callable[[Any], Any]) -> "Entry":
+        """Return what is made of the method."""
+        return Entry(change(self.method), self.digest)
+
+
 def localisation(
-    searches: Mapping[str, Sequence[Search]], pairs: Sequence[Pair], protocol: Protocol
+    entries: Mapping[str, Sequence[Entry]],
+    pairs: Sequence[Pair],
+    protocol: Protocol,
+    keep: Keep | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return, per method, the mean of each metric over pairs, and of each seed."""
+    keep = keep or Keep(None)
     table = {}
-    for name, seeds in searches.items():
-        measured = [evaluate(search, pairs, protocol) for search in seeds]
+    for name, seeds in entries.items():
+        measured = [
+            keep(partial(evaluate, search, pairs, protocol), name, digest)
+            for search, digest in seeds
+        ]
         row: dict[str, Any] = {"seeds": len(seeds)}
         for metric in (*LOCALISATION, *SHAPE, "chance_top1", "chance_within"):
             values = np.array([one[metric] for one in measured])  # (seeds, pairs)
@@ -73,30 +92,41 @@ def localisation(
     return table
 
 
-def registration(
-    methods: Mapping[str, Sequence[Method]],
-    cases: Sequence[Case],
-    *,
-    progress: Callable[[str], None] = lambda _: None,
-) -> dict[str, dict[str, Any]]:
-    """Return, per method and way to estimate, the summary over cases and seeds.
+def registered(method: Method, cases: Sequence[Case]) -> dict[str, list[Any]]:
+    """Return what is measured of each case, by way to estimate.
 
     Methods without dense features cannot go the ways that search.
     """
-    table: dict[str, dict[str, Any]] = {}
-    for name, seeds in methods.items():
-        seen = [[seen_by(method, case) for case in cases] for method in seeds]
+    out: dict[str, list[Any]] = {}
+    for case in cases:
+        both = seen_by(method, case)
         matched = {
-            ratio: [[match(*both, ratio) for both in some] for some in seen]
-            for ratio in {way.ratio for way in WAYS.values()}
+            ratio: match(*both, ratio) for ratio in {way.ratio for way in WAYS.values()}
         }
         for label, way in WAYS.items():
-            if way.search and seen[0][0][1].dense is None:
-                continue
-            results = [
-                [way.register(*one) for one in zip(cases, *rows, strict=True)]
-                for rows in zip(seen, matched[way.ratio], strict=True)
-            ]
+            if both[1].dense is not None or not way.search:
+                one = way.register(case, both, matched[way.ratio])
+                out.setdefault(label, []).append(one)
+    return out
+
+
+def registration(
+    entries: Mapping[str, Sequence[Entry]],
+    cases: Sequence[Case],
+    keep: Keep | None = None,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, dict[str, Any]]:
+    """Return, per method and way to estimate, the summary over cases and seeds."""
+    keep = keep or Keep(None)
+    table: dict[str, dict[str, Any]] = {}
+    for name, seeds in entries.items():
+        measured = [
+            keep(partial(registered, method, cases), name, digest)
+            for method, digest in seeds
+        ]
+        for label in measured[0]:
+            results = [one[label] for one in measured]
             pooled = [case for one in results for case in one]
             row: dict[str, Any] = {"seeds": len(seeds)} | summary(pooled)
             if row["srr"] is not None:

@@ -16,9 +16,10 @@ from roadscene.baselines import (
     mutual_information,
     sift,
 )
-from roadscene.comparison import WAYS, floor, localisation, registration, text
+from roadscene.comparison import WAYS, Entry, floor, localisation, registration, text
 from roadscene.data import DataError, Pair
 from roadscene.evaluate import Described, Protocol, prepare_pair
+from roadscene.kept import Keep
 from roadscene.patches import LUMA
 from roadscene.refinement import search_again, shown
 from roadscene.registration import (
@@ -333,7 +334,7 @@ def test_corners_lie_in_the_mask():
 def test_every_search_finds_one_texture(name):
     pair = textured(height=240, width=320, grain=16)
     protocol = Protocol(queries=20)
-    table = localisation({name: [SEARCHES[name]]}, [pair], protocol)
+    table = localisation({name: [Entry(SEARCHES[name])]}, [pair], protocol)
     assert table[name]["top5"] > 0.8, table
 
 
@@ -342,10 +343,10 @@ def test_a_row_is_the_mean_over_seeds():
     protocol = Protocol(queries=20)
     seeds = [SEARCHES["HOG"], SEARCHES["raw correlation"]]
     each = [
-        localisation({"x": [seed]}, pairs, protocol)["x"]["sidelobe_ratio"]
+        localisation({"x": [Entry(seed)]}, pairs, protocol)["x"]["sidelobe_ratio"]
         for seed in seeds
     ]
-    row = localisation({"x": seeds}, pairs, protocol)["x"]
+    row = localisation({"x": [*map(Entry, seeds)]}, pairs, protocol)["x"]
     assert each[0] != each[1]
     assert row["seeds"] == 2
     assert row["sidelobe_ratio_seeds"] == pytest.approx(each)
@@ -428,7 +429,7 @@ def test_points_are_shown_where_the_mask_is_set():
 def test_tables_have_a_row_per_method_and_way_to_estimate():
     cases = random_cases([textured(seed=s) for s in range(2)], shift=0.03)
     said = []
-    methods = {name: [MATCHERS[name]] for name in ("SIFT", "HOG")}
+    methods = {name: [Entry(MATCHERS[name])] for name in ("SIFT", "HOG")}
     table = registration(methods, cases, progress=said.append)
     ways = [way for way, how in WAYS.items() if not how.search]
     expected = [f"SIFT · {way}" for way in ways] + [f"HOG · {way}" for way in WAYS]
@@ -460,9 +461,41 @@ def test_seeds_are_registered_each_and_pooled():
     def blind(image, mask, is_rgb):
         return Keypoints(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
 
-    table = registration({"half": [MATCHERS["SIFT"], blind]}, cases)
+    table = registration({"half": [Entry(MATCHERS["SIFT"]), Entry(blind)]}, cases)
     row = table["half · RANSAC"]
     assert row["seeds"] == 2
     assert row["srr_seeds"] == [1.0, 0.0]
     assert row["srr"] == 0.5
     assert row["srr_interval"] == [0.5, 0.5]
+
+
+def test_what_is_kept_is_not_measured_again(tmp_path):
+    cases = random_cases([textured(seed=s) for s in range(2)], shift=0.03)
+    looked = []
+
+    def method(image, mask, is_rgb):
+        looked.append(image.shape)
+        return MATCHERS["ORB"](image, mask, is_rgb)
+
+    def measure(digest, *about):
+        looked.clear()
+        entries = {"ORB": [Entry(method, digest)]}
+        return registration(entries, cases, Keep(tmp_path, *about)), len(looked)
+
+    first, count = measure("a", "set")
+    assert count == 4
+    again, count = measure("a", "set")
+    assert count == 0
+    assert again == first
+    assert measure("b", "set")[1] == 4  # other weights
+    assert measure("a", "other set")[1] == 4
+    assert registration({"ORB": [Entry(method)]}, cases) == first
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_was_cut_short_is_not_kept(tmp_path):
+    keep = Keep(tmp_path, "about")
+    with pytest.raises(KeyboardInterrupt):
+        keep(lambda: (_ for _ in ()).throw(KeyboardInterrupt), "x")
+    assert keep(lambda: [1.5, float("inf")], "x") == [1.5, float("inf")]
+    assert keep(lambda: 1 / 0, "x") == [1.5, float("inf")]

@@ -400,7 +400,8 @@ def test_seeds_of_a_run_are_found_where_the_study_puts_them(tmp_path):
     found = compare.trained(tmp_path, torch.device("cpu"))
     assert list(found) == ["control, untrained", f"{tmp_path.name}, trained"]
     first, second = (
-        next(one.model.parameters()) for one in found[f"{tmp_path.name}, trained"]
+        next(one.method.model.parameters())
+        for one in found[f"{tmp_path.name}, trained"]
     )
     assert not torch.equal(first, second)
     with pytest.raises(DataError, match=r"neither checkpoint\.pt nor seed_"):
