@@ -10,15 +10,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.certificate import figures
+from benchmarks.certificate.layouts import LAYOUTS
 from benchmarks.certificate.read import (
     NAMES,
     WHAT,
     Certificate,
+    Comparison,
+    Row,
     careful,
     certificates,
     fails,
 )
-from benchmarks.certificate.regimes import DTYPES, LAYOUTS, REGIMES
+from benchmarks.certificate.regimes import DTYPES, REGIMES
 from benchmarks.certificate.subjects import SUBJECTS
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.contestants import LIBRARY, PLAIN
@@ -50,47 +53,39 @@ def rewritten(text: str, certificate: Certificate) -> str:
 def said(certificate: Certificate) -> Iterable[str]:
     """Return three sentences, and where the numbers come from."""
     about = certificate.metadata
-    ours = [certificate.row(*where) for where in certificate.cells]
-    bad = sum(fails(row, what) > 0 for row in ours for what in WHAT)
-    counts = {
-        name: (len(some), sum(fails(c.theirs, "gradient") > 0 for c in some))
-        for name, some in (
-            ("plain", certificate.comparisons(False)),
-            ("peers", certificate.comparisons(True)),
-        )
-    }
-    near = sum(
-        (row["gradient"]["worst"] or 0) <= careful(where[1])
-        and not fails(row, "gradient")
-        for where, row in zip(certificate.cells, ours, strict=True)
-    )
-    plain = sum(
-        c.theirs["gradient"]["worst"] is not None
-        and c.theirs["gradient"]["worst"] <= careful(c.dtype)
-        and not fails(c.theirs, "gradient")
-        for c in certificate.comparisons(False)
-    )
-    compared = certificate.comparisons()
-    lower = sum(c.better("gradient") for c in compared)
-    much = sum(c.better("gradient", FACTOR) for c in compared)
-    finite = "always finite" if bad == 0 else f"not finite in {bad} cells"
+    ours = {where: certificate.row(*where) for where in certificate.cells}
+    bad = sum(any(fails(row, what) for what in WHAT) for row in ours.values())
+    good = sum(holds(row, dtype) for (_, dtype, _), row in ours.items())
+    plain, peers = (certificate.comparisons(some) for some in (False, True))
+    broken = [sum(fails(c.theirs, "gradient") > 0 for c in x) for x in (plain, peers)]
+    right = [sum(holds(c.theirs, c.dtype) for c in x) for x in (plain, peers)]
+    lower = sum(c.better("gradient") for c in (*plain, *peers))
+    much = sum(c.better("gradient", FACTOR) for c in (*plain, *peers))
+    others = len(plain) + len(peers)
+    finite = f"not finite in {bad} cells" if bad else "finite in all"
     yield (
-        f"In {len(ours)} cells (a loss, a dtype, a regime), {about['draws']:,} inputs in "
-        f"all, values and gradients of this library were {finite}; gradients of the "
-        f"plain formulas were not in {counts['plain'][1]} of their {counts['plain'][0]} "
-        f"cells, and those of peers in {counts['peers'][1]} of {counts['peers'][0]}. "
-        f"The worst gradient of a cell is right to half of the digits that it is "
-        f"computed with in {near} of {len(ours)} cells, by the plain formula in {plain} "
-        f"of {counts['plain'][0]}; [where it is not](#where-not-to-trust-this-library) "
-        f"is listed. In {lower} of {len(compared)} comparisons the other's worst "
-        f"gradient is better than ours, in {much} by more than a factor of "
-        f"{FACTOR:.0f}: [these are listed, too](#where-another-is-better)."
+        f"{about['draws']:,} inputs were drawn, for {len(ours)} cells: a loss, a dtype "
+        f"and a regime. Values and gradients of this library were {finite}, gradients "
+        f"of plain formulas failed in {broken[0]} of the {len(plain)} cells for which "
+        f"they have code, those of peers in {broken[1]} of {len(peers)}; the worst "
+        f"gradient of a cell has [half of its digits](#where-not-to-trust-this-library) "
+        f"right in {good} of {len(ours)} here, in {right[0]} of {len(plain)} by the "
+        f"plain formula and in {right[1]} of {len(peers)} by peers. In {lower} of "
+        f"{others} comparisons the worst gradient of the other is better than ours, in "
+        f"{much} by more than a factor of {FACTOR:.0f}: [these are "
+        f"listed](#where-another-is-better)."
     )
+    torch, python, day = about["torch"], about["python"], about["timestamp_utc"][:10]
     yield (
-        f"{about['device']}, torch {about['torch']}, Python {about['python']}; revision "
-        f"{about['git_commit']}, {about['timestamp_utc'][:10]}; file "
-        f"`{certificate.path.name}`."
+        f"{about['device']}, torch {torch}, Python {python}; revision "
+        f"{about['git_commit']}, {day}; file `{certificate.path.name}`."
     )
+
+
+def holds(row: Row, dtype: str) -> bool:
+    """Return whether half of the digits of all gradients are right."""
+    worst = row["gradient"]["worst"]
+    return not fails(row, "gradient") and worst is not None and worst <= careful(dtype)
 
 
 # ------------------------------------------------------------------ what is drawn
@@ -103,7 +98,9 @@ def drawn(certificate: Certificate) -> Iterable[str]:
     body = []
     for layout, losses in by(list(SUBJECTS.values()), lambda s: s.layout).items():
         form = LAYOUTS[layout]
-        names = ", ".join(f"[{NAMES[one.name]}](losses/{one.name}.md)" for one in losses)
+        names = ", ".join(
+            f"[{NAMES[one.name]}](losses/{one.name}.md)" for one in losses
+        )
         body.append([names, form.said, ", ".join(form.kinds)])
     yield table(["losses", "saturated", "degenerate"], body)
 
@@ -216,14 +213,13 @@ def peers(certificate: Certificate) -> Iterable[str]:
             for one in some
             if one["how"] != "this library"
         ]
-        blocks.append(table(["who", "what runs", "what differs, or why it is not run"], who))
+        blocks.append(
+            table(["who", "what runs", "what differs, or why it is not run"], who)
+        )
         yield from details(NAMES[loss], blocks)
 
 
-def _beside(found: object) -> str:
-    from benchmarks.certificate.read import Comparison
-
-    assert isinstance(found, Comparison)
+def _beside(found: Comparison) -> str:
     parts = []
     for what in WHAT:
         text = number(found.theirs[what]["worst"])

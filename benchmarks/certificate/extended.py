@@ -144,6 +144,8 @@ def _svd(m: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]
         v, s, u = _svd(transposed(m))
         return u, s, v
     a, eps = m.copy(), numpy.finfo(m.dtype).eps
+    # Columns that are shorter are nothing but rounding.
+    least = 2.0**6 * eps * numpy.sqrt((a * a).sum((-1, -2)))[..., None]
     v = numpy.zeros((*m.shape[:-2], m.shape[-1], m.shape[-1]), m.dtype)
     v += numpy.eye(m.shape[-1])
     for _ in range(40):
@@ -152,6 +154,7 @@ def _svd(m: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]
             x, y = a[..., p], a[..., q]
             alpha, beta, gamma = (x * x).sum(-2), (y * y).sum(-2), (x * y).sum(-2)
             needed = numpy.abs(gamma) > eps * numpy.sqrt(alpha * beta)
+            needed &= numpy.minimum(alpha, beta) > least**2
             moved |= bool(needed.any())
             zeta = (beta - alpha) / (2 * numpy.where(needed, gamma, 1))
             t = numpy.where(zeta < 0, -1, 1) / (numpy.abs(zeta) + numpy.hypot(1, zeta))
@@ -164,7 +167,7 @@ def _svd(m: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]
         if not moved:
             break
     s = numpy.sqrt((a * a).sum(-2))
-    there = s > 2.0**6 * eps * s.max(-1, keepdims=True)
+    there = s > least
     u = numpy.where(there[..., None, :], a / numpy.where(there, s, 1)[..., None, :], 0)
     return u, s, v
 

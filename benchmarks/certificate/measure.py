@@ -173,8 +173,8 @@ def _run(
     """Return value and gradients.
 
     Those of float16 are asked for times a power of two and divided by it, as a scaler
-    of losses does, so that the largest entry is near 1: as far as the dtype of the value
-    can hold such a number.
+    of losses does, so that the largest entry is near 1: as far as the dtype of the
+    value can hold such a number.
     """
     value = entrant.call(**inputs)
     of = [inputs[name] for name in leaves]

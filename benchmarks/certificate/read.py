@@ -14,7 +14,16 @@ from benchmarks.certificate.subjects import SUBJECTS
 from benchmarks.contestants import LIBRARY, PLAIN
 from benchmarks.page import TITLES
 
-__all__ = ["NAMES", "WHAT", "Certificate", "Comparison", "careful", "certificates"]
+__all__ = [
+    "NAMES",
+    "WHAT",
+    "Certificate",
+    "Comparison",
+    "Row",
+    "careful",
+    "certificates",
+    "fails",
+]
 
 WHAT = ("value", "gradient")
 NAMES = TITLES | {
@@ -74,7 +83,9 @@ class Certificate:
             for where, one in self.cells.items()
             for row in one["rows"]
         }
-        self.losses = [name for name in SUBJECTS if any(w[0] == name for w in self.cells)]
+        self.losses = [
+            name for name in SUBJECTS if any(w[0] == name for w in self.cells)
+        ]
 
     @property
     def digest(self) -> str:

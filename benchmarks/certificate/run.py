@@ -71,7 +71,9 @@ def _other_formula(loss: str, entrant: Entrant) -> str:
         found, _ = measured(loss, "ordinary", dtype, range(4), [entrant])
         errors = found[entrant.name]
         if errors.value:
-            worst = max(statistics.median(errors.value), statistics.median(errors.gradient))
+            worst = max(
+                statistics.median(errors.value), statistics.median(errors.gradient)
+            )
             if agrees(worst, DTYPES[dtype]):
                 return ""
             return f"another formula: differs by {worst:.1e}"
@@ -178,9 +180,7 @@ def published(args: argparse.Namespace, found: list[Row]) -> str:
     ]
 
     def lines(rows: Iterable[Row]) -> str:
-        dumped = (
-            json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows
-        )
+        dumped = (json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
         return ",\n".join(dumped)
 
     results = ",\n".join(

@@ -136,11 +136,11 @@ SUBJECTS = {
     )
 }
 
-# What is not the default of the library: the truth, and what its value is multiplied by.
+# What is not the default of the library: the truth, and what it is multiplied by.
 _OFFICIAL = partial(moments.barlow_twins, eps=1e-5, redundancy_weight=0.0051)
 _WITH_EPS = partial(moments.barlow_twins, eps=1e-5)
 _FROBENIUS = partial(moments.dcca, objective="frobenius")
-_CONVENTIONS: dict[tuple[str, str], tuple[Truth, float]] = {
+CONVENTIONS: dict[tuple[str, str], tuple[Truth, float]] = {
     ("coral", "TLL"): (partial(moments.coral, mean_weight=0.25), 4.0),
     ("mmd", "copied snippet"): (moments.mmd, 5.0),
     ("mmd", "geomloss"): (moments.mmd, 0.5),
@@ -175,7 +175,7 @@ def entrants(subject: Subject) -> list[Entrant]:
 
 def _of_peer(peer: Contestant, ours: Entrant) -> list[Entrant]:
     """Return a peer, after the library's spelling of the same if there is need."""
-    truth, factor = _CONVENTIONS.get((peer.loss, peer.name), (ours.truth, 1.0))
+    truth, factor = CONVENTIONS.get((peer.loss, peer.name), (ours.truth, 1.0))
     entrant = Entrant(
         peer.name,
         _missing,

@@ -101,7 +101,7 @@ def contrastive_center(
 
 
 def _others(centers: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return mean, squared distances from it, and number of each one's other centres."""
+    """Return each centre's others: their mean, squared distances from it, number."""
     others = centers.shape[0] - 1
     middle = centers.mean(0)
     centred = centers - middle
