@@ -83,10 +83,17 @@ def _squares(
                 ax.add_patch(square)
             number = grid[y][x]
             dark = (number - least) / -least > 0.55
-            text = "–" if number == LEFT_OUT else f"{number:.0f}".replace("-", "−")
+            text = _text(row["gradient"]["worst"])
             colour = INK if number == LEFT_OUT else "#ffffff" if dark else "#333333"
             ax.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
     return image
+
+
+def _text(worst: float | None) -> str:
+    """Return the exponent of a worst gradient, as it is written into a square."""
+    if not worst:
+        return "–" if worst is None else "−∞"
+    return str(round(math.log10(worst))).replace("-", "−")
 
 
 def _log(row: dict[str, Any]) -> float:

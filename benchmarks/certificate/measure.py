@@ -140,8 +140,12 @@ def _add(
     if entrant.dtypes and dtype not in entrant.dtypes:
         errors.raised.append("not tried in this dtype")
         return
+    if not numpy.isfinite(truth.value[k]):  # undefined
+        return
     inputs = batch.draw(k, DTYPES[dtype])
     wanted = truth.gradient[k] * factor
+    if numpy.sqrt((wanted**2).sum()) <= NOTHING * of_gradient[k]:
+        wanted = 0 * wanted
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

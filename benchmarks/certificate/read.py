@@ -47,18 +47,30 @@ class Comparison:
     ours: Row
 
     def better(self, what: str, factor: float = 1.0) -> bool:
-        """Return whether the worst error of the other is lower by a factor."""
+        """Return whether the worst error of the other is lower by a factor.
+
+        Ours may be a unit in the last digit of what is returned.
+        """
         theirs, ours = self.theirs, self.ours
         if fails(theirs, what) > fails(ours, what) or theirs[what]["worst"] is None:
             return False
         if fails(ours, what) > fails(theirs, what) or ours[what]["worst"] is None:
             return True
+        if ours[what]["worst"] <= torch.finfo(returned(self.dtype, what)).eps:
+            return False
         return bool(factor * theirs[what]["worst"] < ours[what]["worst"])
 
     def ratio(self, what: str) -> float:
         """Return ours over theirs."""
         ours, theirs = self.ours[what]["worst"], self.theirs[what]["worst"]
         return ours / theirs if ours is not None and theirs else math.inf
+
+
+def returned(dtype: str, what: str) -> torch.dtype:
+    """Return the dtype of values, or gradients, of inputs of a dtype."""
+    of_input = DTYPES[dtype]
+    wide = torch.promote_types(of_input, torch.float32)
+    return wide if what == "value" else of_input
 
 
 def fails(row: Row, what: str) -> int:
@@ -134,6 +146,5 @@ def careful(dtype: str) -> float:
     √eps of the dtype that is computed in; of gradients that are stored in 16 bits, no
     less than twice the rounding of these.
     """
-    of_input = DTYPES[dtype]
-    computed = torch.promote_types(of_input, torch.float32)
-    return max(torch.finfo(computed).eps ** 0.5, 2 * torch.finfo(of_input).eps)
+    computed, stored = (torch.finfo(returned(dtype, what)).eps for what in WHAT)
+    return max(computed**0.5, 2 * stored)

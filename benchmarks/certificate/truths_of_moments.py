@@ -79,7 +79,8 @@ def mmd(z_a: Any, z_b: Any, estimator: str = "biased", rule: str = "mean") -> An
     else:
         less = 0 if rule == "all" else n + m
         width = seen.sum((1, 2)) / ((n + m) ** 2 - less)
-    width = numpy.where(width > 0, width, 2)[:, None, None]
+    nothing = 2 if rule == "mean" else numpy.nan  # what others leave undefined
+    width = numpy.where(width > 0, width, nothing)[:, None, None]
     # Less 1, which the terms have in common.
     k = sum(np.expm1(-d2 / (width * 2.0**power)) for power in range(-2, 3)) / 5
     within_a, within_b = np.sum(k[:, :n, :n], (1, 2)), np.sum(k[:, n:, n:], (1, 2))
