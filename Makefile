@@ -90,16 +90,20 @@ peers: $(VENV)/.stamp-test $(VENV)/.stamp-peers $(VENV)/.stamp-frameworks  ## va
 	$(PY) -m pytest -m peers $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.stamp-peers  ## time, memory and precision beside every peer, and the plots
+bench: $(VENV)/.stamp-peers  ## time and memory beside every peer, and the plots
 	$(PY) -m benchmarks.scaling $(ARGS)
 	$(PY) -m benchmarks.targets $(ARGS)
-	$(PY) -m benchmarks.accuracy $(ARGS)
 	$(PY) -m benchmarks.exactness $(ARGS)
 	$(PY) -m benchmarks.power $(ARGS)
 	$(PY) -m benchmarks.blob $(ARGS)
 	$(PY) -m benchmarks.plot $(ARGS)
 	$(PY) -m benchmarks.distributed_page
 	$(PY) -m benchmarks.power_page
+
+.PHONY: certificate
+certificate: $(VENV)/.stamp-peers  ## errors of value and gradient of every loss and peer, and the page
+	$(PY) -m benchmarks.certificate --threads 1 $(ARGS)
+	$(PY) -m benchmarks.certificate_page
 
 .PHONY: compatibility
 compatibility: $(VENV)/.stamp-test  ## every loss in each of torch's tools, and the page

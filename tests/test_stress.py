@@ -39,6 +39,21 @@ def test_large_mean(spec, mean):
     _compare(spec, inputs, torch.float32)
 
 
+@pytest.mark.parametrize(
+    "spec", [s for s in SPECS if s.shift], ids=lambda spec: spec.name
+)
+def test_large_mean_in_float64(spec):
+    """Rows that are shifted without rounding lose no digit of value or gradient."""
+    inputs = spec.draw(Case(rows=(24, 24), dims=(5, 5)), seed=57)
+    inputs = map_views(inputs, lambda z: np.round(z * 2.0**20) / 2.0**20)
+    expected = value_and_grad(spec, inputs, torch.float64)
+    shifted = map_views(inputs, lambda z: z + 2.0**26)
+    for found, wanted in zip(
+        value_and_grad(spec, shifted, torch.float64), expected, strict=True
+    ):
+        assert (found - wanted).norm() < 1e-11 * wanted.norm()
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
 @pytest.mark.parametrize(
     "spec", [s for s in SPECS if s.scale is not None], ids=lambda spec: spec.name

@@ -328,6 +328,17 @@ def test_large_mean_in_float32(spec, mean):
         assert (grad - true_grad).norm() < STRESS * true_grad.norm()
 
 
+@each_view_loss
+def test_large_mean_in_float64(spec):
+    """Rows that are shifted without rounding lose no digit of value or gradient."""
+    inputs = spec.draw(ViewCase(rows=27, dims=spec.widths), 15)
+    views = [np.round(z * 2.0**20) / 2.0**20 for z in inputs["views"]]
+    expected = value_and_grad(spec, {"views": views})
+    shifted = {"views": [z + 2.0**26 for z in views]}
+    for found, wanted in zip(value_and_grad(spec, shifted), expected, strict=True):
+        assert (found - wanted).norm() < 1e-11 * wanted.norm()
+
+
 @each_covering_view_case
 def test_autocast_changes_nothing(spec, case):
     inputs = spec.draw(case, 16)

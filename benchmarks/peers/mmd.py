@@ -16,9 +16,13 @@ from benchmarks.peers.registry import Loss, module, peer
 SCALES = tuple(2.0**k for k in range(-2, 3))
 
 
+def _wide(z: Tensor) -> Tensor:
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
 def _spread(*views: Tensor) -> Tensor:
-    """Return the mean squared distance of different rows."""
-    pool = torch.cat(views).detach()
+    """Return the mean squared distance of different rows, in float32 or wider."""
+    pool = _wide(torch.cat(views)).detach()
     return 2 * (pool - pool.mean(0)).square().sum() / (len(pool) - 1)
 
 
@@ -97,7 +101,7 @@ def _() -> Loss:
 
 
 def _pytorch_adapt(z_a: Tensor, z_b: Tensor) -> Tensor:
-    kernel = _gaussians(torch.cdist(z_a, z_a).square().median().detach())
+    kernel = _gaussians(torch.cdist(_wide(z_a), _wide(z_a)).square().median().detach())
     return F.mmd(z_a, z_b, kernel=kernel, estimator="unbiased")
 
 

@@ -190,3 +190,24 @@ def test_errors(change, error, text):
 def test_errors_of_the_module(arguments, options, text):
     with pytest.raises(ValueError, match=f"ContrastiveCenterLoss: {text}"):
         xl.ContrastiveCenterLoss(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mean", "digits"),
+    [(torch.float32, 2.0**12, 11), (torch.float64, 2.0**26, 20)],
+)
+def test_far_from_the_origin(dtype, mean, digits):
+    """Rows and centres that are shifted without rounding lose no digit."""
+    inputs, _ = _draw(rows=12)
+    for name in ("z", "centers"):
+        inputs[name] = np.round(inputs[name] * 2.0**digits) / 2.0**digits
+
+    def evaluate(shift):
+        moved = {k: inputs[k] + shift for k in ("z", "centers")}
+        tensors = _tensors(inputs | moved, dtype)
+        value = F.contrastive_center(**tensors)
+        leaves = [tensors["z"], tensors["centers"]]
+        return value.detach(), *torch.autograd.grad(value, leaves)
+
+    for found, wanted in zip(evaluate(mean), evaluate(0.0), strict=True):
+        assert (found - wanted).norm() < 8 * torch.finfo(dtype).eps * wanted.norm()

@@ -91,6 +91,9 @@ def contrastive_center(
         labels.long(),
     )
     with precision.no_autocast(z):
+        # Far from 0 the mean of centres would be rounded to their last digit.
+        origin = centers.detach()[0]
+        z, centers = z - origin, centers - origin
         own = (z - centers[labels]).square().sum(-1)
         mean, spread, others = _others(centers)
         rest = others * (z - mean[labels]).square().sum(-1) + spread[labels]
@@ -98,10 +101,7 @@ def contrastive_center(
 
 
 def _others(centers: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return mean, squared distances from it, and number of each one's other centres.
-
-    A constant is subtracted first: of centres far from the origin none is lost.
-    """
+    """Return each centre's others: their mean, squared distances from it, number."""
     others = centers.shape[0] - 1
     middle = centers.mean(0)
     centred = centers - middle

@@ -54,8 +54,15 @@ def along(
 
 
 def centred(z: Tensor, wide: torch.dtype) -> Centred:
-    """Find the mean of z, measured from its first row as in :func:`moments`."""
+    """Find the mean of z, measured from its first row as in :func:`moments`.
+
+    The sum of both would be rounded to the last digit of rows far from 0, which X would
+    have as a mean of its own, and the gradient with it: rows that are no narrower than
+    the mean are therefore measured from the first one themselves.
+    """
     origin = z.detach()[..., :1, :].to(wide)
+    if z.dtype == wide:
+        z, origin = z - origin, torch.zeros_like(origin)
     total = torch.zeros_like(origin)
     for block in _blocks(Centred(z.detach(), origin)):
         total = total + block.sum(-2, keepdim=True)

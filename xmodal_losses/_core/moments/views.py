@@ -66,6 +66,9 @@ class Views:
         weights = [_weight(z, j, mask, weight, wide) for j, z in enumerate(views)]
         self.views = [drop(z, s) for z, s in zip(views, weights, strict=True)]
         origins = _origins(self.views, weights, wide, ranks)
+        for j, (z, origin) in enumerate(zip(self.views, origins, strict=True)):
+            if z.dtype == wide:  # as in `products.centred`, which says why
+                self.views[j], origins[j] = z - origin, torch.zeros_like(origin)
         sums = [
             part
             for z, s, origin in zip(self.views, weights, origins, strict=True)
