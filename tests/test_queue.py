@@ -429,7 +429,11 @@ def test_errors_of_options():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"z_a": None}, TypeError, "z_a must be a tensor, got NoneType"),
+        (
+            {"z_a": None},
+            TypeError,
+            "z_a must be a floating-point tensor",
+        ),
         ({"z_a": torch.zeros(3)}, ValueError, "z_a must be a batch of rows"),
         ({"z_b": torch.zeros(3, 3)}, ValueError, ".+ the same number of rows, got z_a"),
         ({"z_b": torch.zeros(2, 4)}, ValueError, ".+ the same number of columns, got"),

@@ -181,6 +181,7 @@ class CrossModalObjective(nn.Module):
             ValueError: If there are schedules and no step, a schedule leaves its range,
                 or a term returns no scalar.
         """
+        checks.flag(_NAME, "gradient_norms", gradient_norms)
         weights = {name: self._weight_at(name, step) for name in self._weights}
         told = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         routed = {

@@ -11,7 +11,12 @@ from xmodal_losses.two_sample import mmd_agg
 
 X, Y = torch.zeros(4, 3), torch.zeros(6, 3)
 BAD = {
-    "x must be a tensor, got list": ([[1.0]], X, {}, TypeError),
+    "x must be a floating-point tensor of 16": (
+        [[1.0]],
+        X,
+        {},
+        TypeError,
+    ),
     "y must be a floating-point tensor": (X, X.long(), {}, TypeError),
     "x must be a batch of rows": (X[0], X, {}, ValueError),
     "y must be one sample (N, D), got shape (2, 4, 3)": (
@@ -69,7 +74,7 @@ BAD = {
         {"kernels": ["imq", xl.LinearKernel()]},
         TypeError,
     ),
-    "kernels must be names or Kernels, one at least and not both, got [float]": (
+    "kernels must be a sequence of names or Kernels, got float": (
         X,
         X,
         {"kernels": 1.0},

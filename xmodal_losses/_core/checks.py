@@ -6,13 +6,51 @@ They look at shapes, dtypes and options, never at the values inside a tensor:
 that would stall the device queue and break ``torch.compile(fullgraph=True)``.
 """
 
-import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Booleans are integers here: classes may be two.
+INTEGERS = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
+FLOATING = "a floating-point tensor of 16, 32 or 64 bits"
+BOOLEAN, INTEGER, REAL = "a boolean tensor", "a tensor of integers", "a real tensor"
+_DTYPES = {
+    FLOATING: FLOATS,
+    BOOLEAN: (torch.bool,),
+    INTEGER: INTEGERS,
+    REAL: (*FLOATS, *INTEGERS),
+}
+_LARGEST = sys.float_info.max
+
+
+def tensor(
+    caller: str, name: str, value: object, kind: str, like: Tensor | None = None
+) -> None:
+    """Require a dense tensor of a kind (say ``REAL``), on the device of another."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{caller}: {name} must be {kind}, got {type(value).__name__}.")
+    if value.dtype not in _DTYPES[kind]:
+        raise TypeError(f"{caller}: {name} must be {kind}, got {value.dtype}.")
+    if value.layout != torch.strided:
+        raise TypeError(
+            f"{caller}: {name} must be a dense tensor, got {value.layout}. Call its "
+            "to_dense()."
+        )
+    if like is not None and value.device != like.device:
+        raise ValueError(
+            f"{caller}: {name} must be on {like.device}, as the rest is, got "
+            f"{value.device}."
+        )
 
 
 def embeddings(
@@ -49,15 +87,11 @@ def embeddings(
         )
 
 
-def rows(caller: str, name: str, z: Tensor, min_rows: int = 1) -> None:
-    """Require a batch of rows ``(…, N, D)``."""
-    if not isinstance(z, Tensor):
-        raise TypeError(f"{caller}: {name} must be a tensor, got {type(z).__name__}.")
-    if z.dtype not in FLOATS:
-        raise TypeError(
-            f"{caller}: {name} must be a floating-point tensor of 16, 32 or 64 "
-            f"bits, got {z.dtype}."
-        )
+def rows(
+    caller: str, name: str, z: Tensor, min_rows: int = 1, like: Tensor | None = None
+) -> None:
+    """Require a batch of rows ``(…, N, D)``, on the device of another."""
+    tensor(caller, name, z, FLOATING, like)
     if z.ndim < 2:
         raise ValueError(
             f"{caller}: {name} must be a batch of rows (…, N, D), got shape "
@@ -119,9 +153,7 @@ def presence(
     """Require a boolean for every row of every view."""
     if mask is None:
         return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"{caller}: {name} must be a boolean tensor, got {got}.")
+    tensor(caller, name, mask, BOOLEAN, views[0])
     shape = (len(views), *views[0].shape[:-1])
     if mask.shape != shape:
         raise ValueError(
@@ -132,13 +164,7 @@ def presence(
 
 def feature_map(caller: str, name: str, z: Tensor) -> None:
     """Require a batch of maps ``(B, C, H, W)`` of one pixel at least."""
-    if not isinstance(z, Tensor):
-        raise TypeError(f"{caller}: {name} must be a tensor, got {type(z).__name__}.")
-    if z.dtype not in FLOATS:
-        raise TypeError(
-            f"{caller}: {name} must be a floating-point tensor of 16, 32 or 64 "
-            f"bits, got {z.dtype}."
-        )
+    tensor(caller, name, z, FLOATING)
     if z.ndim != 4 or 0 in z.shape:
         raise ValueError(
             f"{caller}: {name} must be a batch of maps (B, C, H, W), none of them 0, "
@@ -147,19 +173,17 @@ def feature_map(caller: str, name: str, z: Tensor) -> None:
 
 
 def pixels(
-    caller: str, name: str, value: Tensor | None, size: Sequence[int], kind: str
+    caller: str,
+    name: str,
+    value: Tensor | None,
+    size: Sequence[int],
+    kind: str,
+    like: Tensor,
 ) -> None:
-    """Require one value per pixel; its kind is "boolean", "integer" or "real"."""
+    """Require one value of a kind per pixel, on the device of the map."""
     if value is None:
         return
-    if (
-        not isinstance(value, Tensor)
-        or value.is_complex()
-        or (kind == "boolean" and value.dtype != torch.bool)
-        or (kind == "integer" and value.is_floating_point())
-    ):
-        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{caller}: {name} must be a tensor of {kind}s, got {got}.")
+    tensor(caller, name, value, kind, like)
     if value.shape != tuple(size):
         raise ValueError(
             f"{caller}: {name} must be of shape {tuple(size)}, one value per pixel of "
@@ -171,9 +195,7 @@ def row_weight(caller: str, name: str, weight: Tensor | None, z: Tensor) -> None
     """Require one real weight per row of ``z``."""
     if weight is None:
         return
-    if not isinstance(weight, Tensor) or weight.is_complex():
-        got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-        raise TypeError(f"{caller}: {name} must be a real tensor, got {got}.")
+    tensor(caller, name, weight, REAL, z)
     if weight.shape != z.shape[:-1]:
         raise ValueError(
             f"{caller}: {name} must be of shape {tuple(z.shape[:-1])}, one weight per "
@@ -187,9 +209,7 @@ def pair_mask(
     """Require a boolean for every row of ``z`` and every one of so many columns."""
     if mask is None:
         return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"{caller}: {name} must be a boolean tensor, got {got}.")
+    tensor(caller, name, mask, BOOLEAN, z)
     shape = (*z.shape[:-1], columns)
     if mask.shape != shape:
         raise ValueError(
@@ -204,9 +224,7 @@ def pair_weight(
     """Require a real number for every row of ``z`` and every one of so many columns."""
     if weight is None:
         return
-    if not isinstance(weight, Tensor) or weight.is_complex():
-        got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-        raise TypeError(f"{caller}: {name} must be a real tensor, got {got}.")
+    tensor(caller, name, weight, REAL, z)
     shape = (*z.shape[:-1], columns)
     if weight.shape != shape:
         raise ValueError(
@@ -221,9 +239,8 @@ def row_ids(
     """Require one integer per row of ``z``."""
     if ids is None and not required:
         return
-    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
-        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-        raise TypeError(f"{caller}: {name} must be a tensor of integers, got {got}.")
+    tensor(caller, name, ids, INTEGER, z)
+    assert ids is not None
     if ids.shape != z.shape[:-1]:
         raise ValueError(
             f"{caller}: {name} must be of shape {tuple(z.shape[:-1])}, one id per row, "
@@ -235,13 +252,7 @@ def row_positions(caller: str, name: str, positions: Tensor | None, z: Tensor) -
     """Require the coordinates of every row of ``z``."""
     if positions is None:
         return
-    if not isinstance(positions, Tensor) or positions.is_complex():
-        got = (
-            positions.dtype
-            if isinstance(positions, Tensor)
-            else type(positions).__name__
-        )
-        raise TypeError(f"{caller}: {name} must be a real tensor, got {got}.")
+    tensor(caller, name, positions, REAL, z)
     if positions.shape[:-1] != z.shape[:-1] or positions.shape[-1] < 1:
         raise ValueError(
             f"{caller}: {name} must be of shape {tuple(z.shape[:-1])} + (P,), the "
@@ -251,7 +262,9 @@ def row_positions(caller: str, name: str, positions: Tensor | None, z: Tensor) -
 
 def option(caller: str, name: str, value: object, allowed: Sequence[object]) -> None:
     """Require one of a few values."""
-    if value not in allowed:
+    # Types first: True is no 1, and what an array equals is an array.
+    same = [c for c in allowed if isinstance(value, type(c)) and value == c]
+    if not same or isinstance(value, bool):
         options = ", ".join(repr(choice) for choice in allowed)
         raise ValueError(f"{caller}: {name} must be one of {options}, got {value!r}.")
 
@@ -290,7 +303,7 @@ def number(
         )
     # Comparisons, unlike math.isfinite, can be traced with symbolic numbers.
     if (
-        not -math.inf < value < math.inf
+        not -_LARGEST <= value <= _LARGEST  # an int may be larger than any float
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
         or (below is not None and value >= below)
@@ -301,11 +314,16 @@ def number(
         )
 
 
+def _is_scalar(value: Tensor) -> bool:
+    dense = value.layout == torch.strided
+    return dense and value.ndim == 0 and value.dtype in FLOATS
+
+
 def positive_scalar(caller: str, name: str, value: object) -> None:
     """Require a number > 0, or a scalar tensor (whose value is not looked at)."""
     if not isinstance(value, Tensor):
         number(caller, name, value, above=0.0)
-    elif value.ndim != 0 or value.dtype not in FLOATS:
+    elif not _is_scalar(value):
         raise ValueError(
             f"{caller}: {name} must be a number > 0 or a floating-point tensor of "
             f"shape (), got {value.dtype} of shape {tuple(value.shape)}."
@@ -316,10 +334,20 @@ def scalar(caller: str, name: str, value: object) -> None:
     """Require a number, or a scalar tensor (whose value is not looked at)."""
     if not isinstance(value, Tensor):
         number(caller, name, value)
-    elif value.ndim != 0 or value.dtype not in FLOATS:
+    elif not _is_scalar(value):
         raise ValueError(
             f"{caller}: {name} must be a number or a floating-point tensor of shape "
             f"(), got {value.dtype} of shape {tuple(value.shape)}."
+        )
+
+
+def several(caller: str, name: str, value: object, what: str) -> None:
+    """Require something that can be gone through, and is no text."""
+    scalar = getattr(value, "ndim", 1) == 0  # an array, which says it can be
+    if scalar or not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise TypeError(
+            f"{caller}: {name} must be a sequence of {what}, got "
+            f"{type(value).__name__}."
         )
 
 
@@ -334,6 +362,8 @@ def count(
     if value < 1 or (at_most is not None and value > at_most):
         limit = ">= 1" if at_most is None else f"in [1, {of}] = [1, {at_most}]"
         raise ValueError(f"{caller}: {name} must be {limit}, got {value}.")
+    if value > sys.maxsize:
+        raise ValueError(f"{caller}: {name} must be <= {sys.maxsize}, got {value}.")
 
 
 def generator(caller: str, value: object) -> None:

@@ -78,7 +78,7 @@ def contrastive_center(
     checks.rows(caller, "z", z, 1 if known is None else 0)
     checks.row_ids(caller, "labels", labels, z, required=True)
     checks.row_weight(caller, "weight", weight, z)
-    checks.rows(caller, "centers", centers)
+    checks.rows(caller, "centers", centers, like=z)
     if centers.ndim != 2 or centers.shape[1] != z.shape[-1]:
         raise ValueError(
             f"{caller}: centers must be of shape (K, {z.shape[-1]}), as wide as z, got "

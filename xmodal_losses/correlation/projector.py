@@ -229,11 +229,8 @@ class CCAProjector(nn.Module):
         return side
 
     def _check_width(self, name: str, z: Tensor, dim: int) -> None:
-        if not isinstance(z, Tensor) or z.dtype not in checks.FLOATS:
-            got = z.dtype if isinstance(z, Tensor) else type(z).__name__
-            raise TypeError(
-                f"{CALLER}: {name} must be a floating-point tensor, got {got}."
-            )
+        kind = checks.FLOATING
+        checks.tensor(CALLER, name, z, kind, like=self.mean_a)
         if z.ndim < 1 or z.shape[-1] != dim:
             raise ValueError(
                 f"{CALLER}: {name} must have {dim} columns, got shape {tuple(z.shape)}."

@@ -51,9 +51,7 @@ def gather_rows(features: Tensor, positions: Tensor) -> Tensor:
                  [3.]]])
     """
     checks.feature_map("gather_rows", "features", features)
-    if not isinstance(positions, Tensor) or positions.is_complex():
-        got = positions.dtype if isinstance(positions, Tensor) else type(positions)
-        raise TypeError(f"gather_rows: positions must be a real tensor, got {got}.")
+    checks.tensor("gather_rows", "positions", positions, checks.REAL, features)
     batch = features.shape[0]
     if positions.ndim != 3 or positions.shape[0] != batch or positions.shape[2] != 2:
         raise ValueError(

@@ -118,17 +118,15 @@ def sample_positions(
     caller = "sample_positions"
     plan = Plan(num, method, min_distance, shared, generator)
     plan.check(caller)
-    if not isinstance(like, Tensor) or like.is_complex():
-        got = like.dtype if isinstance(like, Tensor) else type(like).__name__
-        raise TypeError(f"{caller}: like must be a real tensor, got {got}.")
+    checks.tensor(caller, "like", like, checks.REAL)
     if like.ndim < 3 or 0 in (like.shape[0], *like.shape[-2:]):
         raise ValueError(
             f"{caller}: like must be a map (B, …, H, W) of one pixel at least, got "
             f"shape {tuple(like.shape)}."
         )
     size = (like.shape[0], *like.shape[-2:])
-    check_scores(caller, method, scores, size)
-    checks.pixels(caller, "valid", valid, size, "boolean")
+    check_scores(caller, method, scores, size, like)
+    checks.pixels(caller, "valid", valid, size, checks.BOOLEAN, like)
     if valid is None:
         valid = like.new_ones(size, dtype=torch.bool)
     pixels, counts = choose(plan, valid, scores)
@@ -137,7 +135,11 @@ def sample_positions(
 
 
 def check_scores(
-    caller: str, method: Method, scores: Tensor | None, size: tuple[int, ...]
+    caller: str,
+    method: Method,
+    scores: Tensor | None,
+    size: tuple[int, ...],
+    like: Tensor,
 ) -> None:
     """Require scores for the weighted method, and only for it."""
     if (scores is None) == (method == "weighted"):
@@ -145,7 +147,7 @@ def check_scores(
             f"{caller}: scores must be given with method 'weighted' and only then, got "
             f"method={method!r} {'without' if scores is None else 'with'} scores."
         )
-    checks.pixels(caller, "scores", scores, size, "real")
+    checks.pixels(caller, "scores", scores, size, checks.REAL, like)
 
 
 def coordinates(pixels: Tensor, width: int) -> Tensor:

@@ -122,10 +122,10 @@ def paired_rows(
     _check_together(caller, map_a, map_b, warp, offset)
     size_a = (map_a.shape[0], *map_a.shape[-2:])
     size_b = (map_b.shape[0], *map_b.shape[-2:])
-    check_scores(caller, method, scores, size_a)
-    checks.pixels(caller, "valid_a", valid_a, size_a, "boolean")
-    checks.pixels(caller, "valid_b", valid_b, size_b, "boolean")
-    checks.pixels(caller, "ids", ids, size_a, "integer")
+    check_scores(caller, method, scores, size_a, map_a)
+    checks.pixels(caller, "valid_a", valid_a, size_a, checks.BOOLEAN, map_a)
+    checks.pixels(caller, "valid_b", valid_b, size_b, checks.BOOLEAN, map_b)
+    checks.pixels(caller, "ids", ids, size_a, checks.INTEGER, map_a)
     batch, height, width = size_a
 
     dtype = precision.compute_dtype(map_a, map_b)
@@ -195,7 +195,7 @@ def _sees(valid: Tensor, positions: Tensor) -> Tensor:
 
 
 def _check_together(
-    caller: str, map_a: Tensor, map_b: Tensor, warp: object, offset: object
+    caller: str, map_a: Tensor, map_b: Tensor, warp: object, offset: Tensor | None
 ) -> None:
     batch = map_a.shape[0]
     if batch != map_b.shape[0]:
@@ -215,9 +215,7 @@ def _check_together(
         )
     if offset is None:
         return
-    if not isinstance(offset, Tensor) or offset.is_complex():
-        got = offset.dtype if isinstance(offset, Tensor) else type(offset).__name__
-        raise TypeError(f"{caller}: offset must be a real tensor, got {got}.")
+    checks.tensor(caller, "offset", offset, checks.REAL, map_a)
     if offset.shape != (batch, 2):
         raise ValueError(
             f"{caller}: offset must be of shape {(batch, 2)}, the (x, y) of every "

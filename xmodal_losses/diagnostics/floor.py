@@ -159,7 +159,10 @@ def vicreg_floor(
     checks.number(caller, "eps", eps, at_least=0.0)
     checks.option(caller, "convention", convention, tuple(FACTORS))
     ratio = 1 + _excess(caller, num_rows, num_columns)  # D/(N − 1), or 1
-    most = max(target_std**2 - eps, 0.0)  # the variance that the hinge asks for
+    # Products are infinite where a power would be an error.
+    most = max(
+        target_std * target_std - eps, 0.0
+    )  # the variance that the hinge asks for
     if not most:
         return 0.0
     of_variance, of_covariance = FACTORS[convention]
@@ -168,7 +171,7 @@ def vicreg_floor(
 
     # The covariance term is at least ν(α m² − β m), m the mean variance. As a function
     # of each column's variance the sum is convex, and equal columns best, if so:
-    if per_view >= 8 * covariance_weight * target_std**3:
+    if per_view >= 8 * covariance_weight * target_std * target_std * target_std:
         alpha, beta = ratio - 1, 0.0
     else:
         alpha, beta = ratio, most

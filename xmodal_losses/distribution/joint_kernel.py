@@ -42,6 +42,8 @@ class JointKernel(Kernel):
 
     def __init__(self, kernels: Sequence[Kernel], widths: Sequence[int]) -> None:
         super().__init__()
+        checks.several("JointKernel", "kernels", kernels, "kernels")
+        checks.several("JointKernel", "widths", widths, "integers")
         kernels, widths = list(kernels), tuple(widths)
         if not kernels or len(kernels) != len(widths):
             raise ValueError(

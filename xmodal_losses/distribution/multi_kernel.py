@@ -40,6 +40,7 @@ class MultiKernel(Kernel):
         learn: bool = False,
     ) -> None:
         super().__init__()
+        checks.several("MultiKernel", "kernels", kernels, "kernels")
         kernels = list(kernels)
         if not kernels or not all(isinstance(kernel, Kernel) for kernel in kernels):
             got = [type(kernel).__name__ for kernel in kernels]
@@ -50,7 +51,9 @@ class MultiKernel(Kernel):
             refuse_maps("MultiKernel", f"kernels[{i}]", kernel)
         if weights is None:
             weights = [1 / len(kernels)] * len(kernels)
-        elif len(weights) != len(kernels):
+        checks.several("MultiKernel", "weights", weights, "numbers")
+        weights = list(weights)
+        if len(weights) != len(kernels):
             raise ValueError(
                 f"MultiKernel: weights must be one per kernel ({len(kernels)}), got "
                 f"{len(weights)}."

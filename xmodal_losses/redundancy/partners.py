@@ -114,6 +114,13 @@ def check(
             f"{caller}: positions_a and positions_b must be given both or neither, got "
             "one."
         )
+    if a.positions is not None and b.positions is not None:
+        axes_a, axes_b = a.positions.shape[-1], b.positions.shape[-1]
+        if axes_a != axes_b:
+            raise ValueError(
+                f"{caller}: positions_a and positions_b must have the same number of "
+                f"coordinates, got {axes_a} and {axes_b}."
+            )
     if matching == "features" and a.positions is not None:
         raise ValueError(
             f"{caller}: positions_a must be None with matching='features', got a "

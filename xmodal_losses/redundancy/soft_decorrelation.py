@@ -113,9 +113,12 @@ def _absolute_correlations(c: Tensor) -> Tensor:
     """Return Σ_{i≠j} |R_ij| of a covariance, ``(…)``."""
     variance = c.diagonal(dim1=-2, dim2=-1)
     constant = linalg.negligible(variance)
-    scale = variance.masked_fill(constant, 1.0).rsqrt().masked_fill(constant, 0.0)
-    diagonal = torch.eye(c.shape[-1], dtype=torch.bool, device=c.device)
-    r = scale.unsqueeze(-1) * c.masked_fill(diagonal, 0.0) * scale.unsqueeze(-2)
+    # Divided one by one: the cube in the gradient of v^(-1/2) would overflow before
+    # the gradient of a correlation does.
+    std = variance.masked_fill(constant, 1.0).sqrt()
+    left_out = torch.eye(c.shape[-1], dtype=torch.bool, device=c.device)
+    left_out = left_out | constant.unsqueeze(-1) | constant.unsqueeze(-2)
+    r = c.masked_fill(left_out, 0.0) / std.unsqueeze(-1) / std.unsqueeze(-2)
     return r.abs().sum((-2, -1))
 
 

@@ -11,7 +11,7 @@ which row is of which sample, as an exact level requires.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -65,11 +65,10 @@ class Choice:
         weights: Weighting | Sequence[float],
     ) -> None:
         self.caller = caller
-        # An nn.Module may be iterable, so a kernel alone is asked for first.
+        if not isinstance(kernels, (str, Kernel)):  # a module may be iterable, too
+            checks.several(caller, "kernels", kernels, "names or Kernels")
         chosen: list[object] = (
-            list(kernels)
-            if isinstance(kernels, Iterable) and not isinstance(kernels, (str, Kernel))
-            else [kernels]
+            [kernels] if isinstance(kernels, (str, Kernel)) else list(kernels)
         )
         self.families = [name for name in chosen if isinstance(name, str)]
         self.kernels = [kernel for kernel in chosen if isinstance(kernel, Kernel)]
@@ -143,6 +142,7 @@ def _weights(
     if isinstance(weights, str):
         checks.option(caller, "weights", weights, get_args(Weighting))
         return [one / len(sizes) for size in sizes for one in weighting(weights, size)]
+    checks.several(caller, "weights", weights, "numbers")
     given = list(weights)
     if len(given) != sum(sizes):
         raise ValueError(

@@ -170,6 +170,11 @@ def fit_kernel(
             f"{caller}: kernel must have parameters to learn, got {got} with none. See "
             "learn=True of kernels, and DeepKernel."
         )
+    if not isinstance(optimizer, (torch.optim.Optimizer, type(None))):
+        raise TypeError(
+            f"{caller}: optimizer must be a torch.optim.Optimizer or None, got "
+            f"{type(optimizer).__name__}."
+        )
     if optimizer is None:
         optimizer = torch.optim.Adam(kernel.parameters(), lr=5e-4)
     # Only the kernel is learned: rows are, to it, constants.

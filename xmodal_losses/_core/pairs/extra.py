@@ -11,6 +11,8 @@ from xmodal_losses._core.pairs.left_out import LeftOut
 
 __all__ = ["ExtraNegatives", "checked", "problem"]
 
+KINDS = {"extra.ids": checks.INTEGER, "extra.valid": checks.BOOLEAN}
+
 
 class ExtraNegatives(NamedTuple):
     """Rows that are negatives beside those of a batch ``(…, N, D)``.
@@ -79,11 +81,13 @@ def checked(
                     f"{caller}: {name} must be of shape (K, D), (…, K, D) or "
                     f"(…, N, K, D) for rows {tuple(z.shape)}, got {tuple(rows.shape)}."
                 )
-        elif rows.shape != some[0].shape[:-1]:
-            raise ValueError(
-                f"{caller}: {name} must be of shape {tuple(some[0].shape[:-1])}, one "
-                f"entry per row, got {tuple(rows.shape)}."
-            )
+        else:
+            checks.tensor(caller, name, rows, KINDS[name])
+            if rows.shape != some[0].shape[:-1]:
+                raise ValueError(
+                    f"{caller}: {name} must be of shape {tuple(some[0].shape[:-1])}, "
+                    f"one entry per row, got {tuple(rows.shape)}."
+                )
         if rows.device != z.device:
             raise ValueError(
                 f"{caller}: {name} must be on the device of the batch, {z.device}, got "

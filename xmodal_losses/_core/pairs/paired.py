@@ -107,7 +107,7 @@ def _check_guide(caller: str, guide: object, z: Tensor) -> None:
             f"{type(guide).__name__}."
         )
     for name, rows in zip(("guide[0]", "guide[1]"), guide, strict=True):
-        checks.rows(caller, name, rows, 0)
+        checks.rows(caller, name, rows, 0, z)
         if rows.shape[:-1] != z.shape[:-1] or rows.shape[-1] != guide[0].shape[-1]:
             raise ValueError(
                 f"{caller}: {name} must be of shape {tuple(z.shape[:-1])} + (G,), with "
