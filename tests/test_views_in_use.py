@@ -129,7 +129,7 @@ def test_shapes_are_checked(spec):
     refused(TypeError, "views must be a list or tuple", torch.randn(3, 6, 2))
     refused(ValueError, "views must be at least 2", z[:1])
     refused(TypeError, r"views\[1\] must be a floating", [z[0], z[1].long()])
-    refused(TypeError, r"views\[0\] must be a tensor", [None, *z])
+    refused(TypeError, r"views\[0\] must be a floating-point tensor", [None, *z])
     refused(ValueError, r"views\[0\] must be a batch", [z[0][0], *z])
     refused(ValueError, r"views\[0\] must have at least 2 rows", [one, one])
     refused(ValueError, "views must have the same leading", [z[0], z[1][:4]])

@@ -261,7 +261,7 @@ def test_errors():
     refused(ValueError, "x and noise must have one shape, and the", z, z, x[:5], x[:5])
     refused(ValueError, "z and z_noise must be on the device", z, z.to("meta"), x, x)
     refused(ValueError, "z must have at least 2 rows", z[:1], z[:1], x[:1], x[:1])
-    refused(TypeError, "noise must be a tensor", z, z, x, "white")
+    refused(TypeError, "noise must be a floating-point tensor", z, z, x, "white")
     refused(ValueError, "weight must be of shape", z, z, x, x, weight=torch.ones(5))
     refused(ValueError, "group must be a process group", z, z, x, x, group="gloo")
     for name, bad, error in (

@@ -100,19 +100,23 @@ def soft_decorrelation(
         exchange=exchange,
     )
     with precision.no_autocast(z_a):
-        return _loss(pair, reduction).to(dtype)
+        return _loss(pair, reduction, dtype).to(dtype)
 
 
-def _loss(pair: moments.Pair, reduction: reduce.Reduction) -> Tensor:
-    loss = sum(_absolute_correlations(c) for c in pair.own_covariances())
+def _loss(
+    pair: moments.Pair,
+    reduction: reduce.Reduction,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    loss = sum(_absolute_correlations(c, dtype) for c in pair.own_covariances())
     assert isinstance(loss, Tensor)
     return reduce.problems(loss, pair.present, reduction, pair.ranks)
 
 
-def _absolute_correlations(c: Tensor) -> Tensor:
-    """Return Σ_{i≠j} |R_ij| of a covariance, ``(…)``."""
+def _absolute_correlations(c: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return Σ_{i≠j} |R_ij| of a covariance, ``(…)``, for gradients in a dtype."""
     variance = c.diagonal(dim1=-2, dim2=-1)
-    constant = linalg.negligible(variance)
+    constant = linalg.negligible(variance.to(dtype))
     # Divided one by one: the cube in the gradient of v^(-1/2) would overflow before
     # the gradient of a correlation does.
     std = variance.masked_fill(constant, 1.0).sqrt()
