@@ -19,9 +19,10 @@ def test_columns_that_hardly_vary_have_a_finite_gradient(size):
     assert (z.grad[:, :2] * size).abs().max() > 0.01
 
 
-def test_the_gradient_of_a_column_of_subnormal_numbers_is_finite():
+@pytest.mark.parametrize("weight", [None, torch.ones(3)])
+def test_the_gradient_of_a_column_of_subnormal_numbers_is_finite(weight):
     z = torch.tensor([[1.0, 0.0], [0.0, 3.5e-44], [0.0, 0.0]]).requires_grad_()
-    value = F.soft_decorrelation(z, z)
+    value = F.soft_decorrelation(z, z, weight_a=weight, weight_b=weight)
     (grad,) = torch.autograd.grad(value, z)
     assert value == 0
     assert (grad == 0).all()

@@ -229,8 +229,7 @@ class CCAProjector(nn.Module):
         return side
 
     def _check_width(self, name: str, z: Tensor, dim: int) -> None:
-        kind = checks.FLOATING
-        checks.tensor(CALLER, name, z, kind, like=self.mean_a)
+        checks.tensor(CALLER, name, z, checks.FLOATING, like=self.mean_a)
         if z.ndim < 1 or z.shape[-1] != dim:
             raise ValueError(
                 f"{CALLER}: {name} must have {dim} columns, got shape {tuple(z.shape)}."

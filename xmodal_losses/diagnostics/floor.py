@@ -159,10 +159,9 @@ def vicreg_floor(
     checks.number(caller, "eps", eps, at_least=0.0)
     checks.option(caller, "convention", convention, tuple(FACTORS))
     ratio = 1 + _excess(caller, num_rows, num_columns)  # D/(N − 1), or 1
-    # Products are infinite where a power would be an error.
-    most = max(
-        target_std * target_std - eps, 0.0
-    )  # the variance that the hinge asks for
+    # The variance that the hinge asks for. Products are infinite where powers would be
+    # an error.
+    most = max(target_std * target_std - eps, 0.0)
     if not most:
         return 0.0
     of_variance, of_covariance = FACTORS[convention]

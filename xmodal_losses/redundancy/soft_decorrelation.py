@@ -100,15 +100,11 @@ def soft_decorrelation(
         exchange=exchange,
     )
     with precision.no_autocast(z_a):
-        return _loss(pair, reduction, dtype).to(dtype)
+        return _loss(pair, reduction).to(dtype)
 
 
-def _loss(
-    pair: moments.Pair,
-    reduction: reduce.Reduction,
-    dtype: torch.dtype = torch.float64,
-) -> Tensor:
-    loss = sum(_absolute_correlations(c, dtype) for c in pair.own_covariances())
+def _loss(pair: moments.Pair, reduction: reduce.Reduction) -> Tensor:
+    loss = sum(_absolute_correlations(c, pair.dtype) for c in pair.own_covariances())
     assert isinstance(loss, Tensor)
     return reduce.problems(loss, pair.present, reduction, pair.ranks)
 

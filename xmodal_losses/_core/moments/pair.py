@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from xmodal_losses._core.moments.products import Directions
@@ -28,6 +29,10 @@ class Pair(Protocol):
     @property
     def width(self) -> int:
         """D, that of the first batch."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of what is returned, but for covariances, which are wide."""
 
     @property
     def present(self) -> Tensor | None:

@@ -226,6 +226,11 @@ class PairOfRows:
         return width
 
     @property
+    def dtype(self) -> torch.dtype:
+        (z, _), _ = self._sides
+        return z.dtype
+
+    @property
     def present(self) -> Tensor | None:
         return reduce.present(*(weight for _, weight in self._sides))
 
@@ -273,7 +278,7 @@ class PairOfRows:
 
     def of_covariances(self, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         x, y = (_rows(z.double(), w, divide=True) for z, w in self._sides)
-        return f(x.mT @ x, y.mT @ y).to(self._sides[0][0].dtype)
+        return f(x.mT @ x, y.mT @ y).to(self.dtype)
 
     def relative_covariance_gap(self) -> Tensor:
         x, y = (_rows(*side, divide=True) for side in self._sides)

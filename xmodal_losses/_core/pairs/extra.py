@@ -74,7 +74,7 @@ def checked(
         if rows is None:
             continue
         if name in ("extra.a", "extra.b"):
-            checks.rows(caller, name, rows, 0)
+            checks.rows(caller, name, rows, 0, z)
             lead, width = rows.shape[:-2], rows.shape[-1]
             if lead not in ((), z.shape[:-2], z.shape[:-1]) or width != z.shape[-1]:
                 raise ValueError(
@@ -82,17 +82,12 @@ def checked(
                     f"(…, N, K, D) for rows {tuple(z.shape)}, got {tuple(rows.shape)}."
                 )
         else:
-            checks.tensor(caller, name, rows, KINDS[name])
+            checks.tensor(caller, name, rows, KINDS[name], z)
             if rows.shape != some[0].shape[:-1]:
                 raise ValueError(
                     f"{caller}: {name} must be of shape {tuple(some[0].shape[:-1])}, "
                     f"one entry per row, got {tuple(rows.shape)}."
                 )
-        if rows.device != z.device:
-            raise ValueError(
-                f"{caller}: {name} must be on the device of the batch, {z.device}, got "
-                f"{rows.device}."
-            )
     if len({rows.shape for rows in some}) > 1:
         raise ValueError(
             f"{caller}: extra.a and extra.b must be of the same shape, got "
