@@ -34,13 +34,11 @@ PAGE = ROOT / "docs" / "certificate.md"
 FACTOR = 2.0  # less is luck of the draws
 
 
-def rewritten(text: str, certificate: Certificate | None) -> str:
+def rewritten(text: str, certificate: Certificate) -> str:
     """Return the page with what belongs into it."""
     for name, part in PARTS.items():
         pattern = rf"(<!-- certificate: {name} -->\n).*?(<!-- end -->)"
-        body = "This version has not been run yet."
-        if certificate is not None:
-            body = "\n\n".join(part(certificate))
+        body = "\n\n".join(part(certificate))
         found = re.findall(pattern, text, flags=re.S)
         assert len(found) == 1, name
         text = re.sub(
@@ -274,9 +272,8 @@ PARTS = {
 
 def main(folder: Path = RESULTS) -> None:
     """Draw the figures and write the page."""
-    certificate = next(iter(certificates(folder)), None)
-    if certificate is not None:
-        figures.draw(certificate, FIGURES)
+    (certificate,) = certificates(folder)
+    figures.draw(certificate, FIGURES)
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(rewritten(text, certificate), encoding="utf-8")
     print(f"written: {PAGE}")
