@@ -101,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     add("--mmim", type=Path, help=f"the matching survey: {MMIM.url}")
     about = "fetch what --redfeat and --mmim name, where it does not exist"
     add("--fetch", action="store_true", help=about)
-    about = "keep what is measured in this folder, and measure only what is not there"
+    about = "keep what is measured in this folder, and measure what is not there "
+    about += "(empty it when the code changes)"
     add("--keep", type=Path, help=about)
     add("--limit", type=int, default=0, help="test pairs at most; 0: all")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -111,7 +111,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the presets, and a flag per field."""
     preset = parser.add_mutually_exclusive_group()
     for name, about in (
-        ("quick", "a short run: under 5 minutes on two CPU cores"),
+        ("quick", "a short run: 5 to 6 minutes on two CPU cores"),
         ("smoke", "five steps and a few pairs: does everything run?"),
     ):
         preset.add_argument(
