@@ -72,6 +72,10 @@ docs/auto_gallery/.stamp: $(shell find xmodal_losses -name '*.py') docs/gallery 
 docs: $(VENV)/.stamp-docs docs/auto_gallery/.stamp  ## the site, in docs/_build/html; warnings are errors
 	$(PY) -m sphinx -n -W --keep-going -b html $(ARGS) docs docs/_build/html
 
+.PHONY: docs-check
+docs-check: docs $(VENV)/.stamp-test  ## the site in a browser (Chromium or Chrome, if there is one)
+	SITE=docs/_build/html $(PY) -m pytest -q tests/site $(ARGS)
+
 # Peers whose requirements would bring another torch: without them, and only if they
 # can be had.
 $(VENV)/.stamp-peers: benchmarks/peers.txt $(VENV)/.stamp-bench

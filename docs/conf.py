@@ -1,3 +1,4 @@
+import html
 import re
 from pathlib import Path
 
@@ -58,6 +59,8 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
+pygments_dark_style = "github-dark"  # furo's own underlines modules, as if links
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -130,6 +133,33 @@ def check_every_public_name_has_a_page(app, env):
             logging.getLogger(__name__).warning("%s is on no page", name)
 
 
+def describe(app, pagename, templatename, context, doctree):
+    """Tell search engines what a page is about: its first paragraph."""
+    if doctree is None:
+        return
+    first = next(doctree.findall(nodes.paragraph), None)
+    text = " ".join((first or doctree).astext().split())
+    if len(text) > 160:
+        text = text[:160].rsplit(" ", 1)[0] + " …"
+    description = html.escape(text, quote=True)
+    context["metatags"] += f'\n<meta name="description" content="{description}">'
+
+
+def lead_back(app, pagename, templatename, context, doctree):
+    """Let sources link to where what they define is documented.
+
+    Sphinx takes all of a file to be documented under the module of the first one.
+    """
+    if not pagename.startswith("_modules/"):
+        return
+    file = pagename.removeprefix("_modules/").replace("/", ".")
+    for home, name in PUBLIC.items():
+        module, _, short = home.rpartition(".")
+        if module == file:
+            link = rf'(class="viewcode-back" href="[^"#]*#)[\w.]*\.{short}(?=[".])'
+            context["body"] = re.sub(link, rf"\g<1>{name}", context["body"])
+
+
 def mathml(node, display):
     """Translate a formula; what the converter does not know is a warning."""
     tex = node.astext()
@@ -156,5 +186,7 @@ PUBLIC = public_names()
 
 def setup(app):
     app.connect("missing-reference", link_public_name)
+    app.connect("html-page-context", describe)
+    app.connect("html-page-context", lead_back)
     app.connect("env-check-consistency", check_every_public_name_has_a_page)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 
-import chromium
 import numpy as np
 import pytest
 import roadscene_swinfuse as script
@@ -20,6 +19,8 @@ from roadscene.model import Describer, Features
 from roadscene.seen import View
 from roadscene.settings import Settings
 from roadscene.synthetic import synthetic_pair
+
+import chromium
 
 pytestmark = pytest.mark.xdist_group("report")  # one worker makes the pages
 

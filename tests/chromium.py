@@ -34,11 +34,13 @@ class Page:
     """One page of a browser of its own.
 
     Attributes:
-        errors: What the console was told of errors, uncaught exceptions, and requests
-            for anything that is not the file itself or inside it.
+        errors: What the console was told of errors, uncaught exceptions, requests that
+            failed, and requests for anything that is not the file itself, inside it, or
+            on the ``site`` that the page is of.
     """
 
-    def __init__(self, program, profile, width=1200, height=900):
+    def __init__(self, program, profile, width=1200, height=900, site=None):
+        self.known = ("file:", "data:", *((site,) if site else ()))
         commands, self.write = os.pipe()
         self.read, answers = os.pipe()
         browser = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
@@ -103,13 +105,20 @@ class Page:
             self.errors.append(json.dumps(params["args"]))
         elif method == "Network.requestWillBeSent":
             url = params["request"]["url"]
-            if not url.startswith(("file:", "data:")):
+            if not url.startswith(self.known):
                 self.errors.append(f"requested {url}")
+        elif method == "Network.loadingFailed" and not params.get("canceled"):
+            self.errors.append(f"a request failed: {params['errorText']}")
+        elif method == "Network.responseReceived":
+            response = params["response"]
+            if response["status"] >= 400:
+                self.errors.append(f"{response['status']} of {response['url']}")
 
-    def open(self, path):
-        """Go to a file and wait until it is loaded."""
+    def open(self, page):
+        """Go to a file or an address and wait until it is loaded."""
         self.events.clear()
-        self.send("Page.navigate", url=path.absolute().as_uri())
+        url = page if isinstance(page, str) else page.absolute().as_uri()
+        self.send("Page.navigate", url=url)
         while "Page.loadEventFired" not in self.events:
             self.note(self.message())
 
