@@ -343,6 +343,7 @@ def test_components_are_bounded_by_the_widths():
         (lambda: xl.GaussianKernel(torch.ones(2)), "bandwidth"),
         (lambda: xl.GaussianKernel(factor=0.0), "factor"),
         (lambda: xl.GaussianKernel(factor=-1.0), "factor"),
+        (lambda: xl.GaussianKernel(1.0, factor=torch.ones(0)), "factor"),
         (lambda: xl.LaplacianKernel(norm=3), "norm"),
         (lambda: xl.LaplacianKernel(0.0), "bandwidth"),
         (lambda: xl.InverseMultiquadricKernel(0.0), "bandwidth"),

@@ -105,6 +105,7 @@ class ScaledKernel(Kernel):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        checks.number(name, "factor", factor, above=0.0)
         if isinstance(bandwidth, str):
             if bandwidth not in ("mean", "median"):
                 raise ValueError(
@@ -118,7 +119,6 @@ class ScaledKernel(Kernel):
                     f"{name}: factor must be 1 unless the bandwidth is a rule, got "
                     f"{factor!r}. Multiply the bandwidth itself."
                 )
-        checks.number(name, "factor", factor, above=0.0)
         if isinstance(bandwidth, Tensor) and not isinstance(bandwidth, nn.Parameter):
             self.register_buffer("bandwidth", bandwidth)
         else:
