@@ -204,7 +204,9 @@ def targets() -> Iterator[Target]:
 
 def _number(value: object) -> bool:
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return real and abs(value) <= float(np.finfo(float).max)  # no NaN, either
+    if isinstance(value, int):  # which torch takes for 64 bits
+        return real and abs(value) < 2**63
+    return real and math.isfinite(value)
 
 
 def _count(value: object) -> bool:

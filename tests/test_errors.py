@@ -250,7 +250,7 @@ OPTIONS = [
     ("vicreg", "invariance_weight", [-1.0, NAN], ValueError),
     ("vicreg", "variance_weight", [-1.0], ValueError),
     ("vicreg", "covariance_weight", [-1.0], ValueError),
-    ("vicreg", "target_std", [-1.0, NAN], ValueError),
+    ("vicreg", "target_std", [-1.0, NAN, 2**64], ValueError),
     ("vicreg", "eps", [-1e-4], ValueError),
     ("vicreg", "convention", ["hsic", None], ValueError),
     ("vicreg", "invariance_weight", ["25", None], TypeError),

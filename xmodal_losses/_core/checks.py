@@ -6,6 +6,7 @@ They look at shapes, dtypes and options, never at the values inside a tensor:
 that would stall the device queue and break ``torch.compile(fullgraph=True)``.
 """
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -30,7 +31,6 @@ _DTYPES = {
     INTEGER: INTEGERS,
     REAL: (*FLOATS, *INTEGERS),
 }
-_LARGEST = sys.float_info.max
 
 
 def tensor(
@@ -303,7 +303,7 @@ def number(
         )
     # Comparisons, unlike math.isfinite, can be traced with symbolic numbers.
     if (
-        not -_LARGEST <= value <= _LARGEST  # an int may be larger than any float
+        not -math.inf < value < math.inf
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
         or (below is not None and value >= below)
@@ -311,6 +311,10 @@ def number(
     ):
         raise ValueError(
             f"{caller}: {name} must be a finite number{limit}, got {value!r}."
+        )
+    if isinstance(value, int) and not -sys.maxsize <= value <= sys.maxsize:
+        raise ValueError(
+            f"{caller}: {name} must be an integer of 64 bits or a float, got {value}."
         )
 
 
