@@ -88,6 +88,9 @@ def test_tables_say_what_was_measured(results):
     assert "| SIFT | 73.0 (–; 38.0) | – | – |" in text
     assert text.count("| b | 3 | 25.0 [20.0, 30.0] | -1.2 [-3.0, 1.0] | 50.0 |") == 2
     assert "InfoNCE 90 %, mmd 0.01 %" in text
+    assert "In 39 registered pairs" in text
+    assert "places in the whole other image, and HOG 25.0 [20.0, 30.0] %;" in text
+    assert "and HOG 73.0 %." in text
     assert "`--quick`" in text
     page.figures()
     for name in ("comparison", "study", "study_swinfuse"):
