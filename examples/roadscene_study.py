@@ -7,7 +7,8 @@ on, so that the same command finishes what it began:
     python examples/roadscene_study.py --data path/to/RoadScene --out runs/study
     python examples/roadscene_study.py --out runs/study --publish results.json
 
-Flags after `--` go to every run (`-- --quick --backbone cnn`).
+Flags after `--` go to every run (`-- --quick --backbone cnn`); variants of SwinFuse are
+left out where there is none of it.
 """
 
 import argparse
@@ -71,6 +72,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "reconstruction first": ("--pretrain-steps=100",),
     "convolutional control": ("--backbone=cnn",),
 }
+# What makes no difference, or no sense, where all runs are of the control.
+OF_SWINFUSE = "2 blocks per stage", "reconstruction first", "convolutional control"
 METRICS = ("top1", "top5", "within", "error")
 
 
@@ -92,6 +95,13 @@ def run(out: Path, variant: str, seed: int, data: str | None, more: list[str]) -
     if (folder / "checkpoint.pt").exists():
         flags.append("--resume")
     script.main(flags)
+
+
+def variants_of(more: Sequence[str]) -> list[str]:
+    """Return the variants that differ where all runs get these flags."""
+    _, settings = script.parse([*more])
+    left_out = OF_SWINFUSE if settings.backbone == "cnn" else ()
+    return [name for name in VARIANTS if name not in left_out]
 
 
 def per_pair(runs: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
@@ -156,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     parser.add_argument("more", nargs="*", help="flags of every run, after --")
     args = parser.parse_args(argv)
     for seed in args.seeds:  # one seed of everything is worth more than all of one
-        for variant in args.only or VARIANTS:
+        for variant in args.only or variants_of(args.more):
             run(args.out, variant, seed, args.data, args.more)
     table = collect(args.out, args.seeds)
     shown = {"top1": "top-1", "top1_change": "change", "within": "8 px", "error": "px"}

@@ -85,7 +85,7 @@ class Settings:
 
 PRESETS = {
     "full": Settings(),
-    "quick": Settings(steps=250, validate_every=125),
+    "quick": Settings(steps=200, validate_every=100),
     "smoke": Settings(
         steps=5, batch_size=2, validate_every=5, validation_pairs=2, test_pairs=3
     ),
@@ -111,7 +111,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the presets, and a flag per field."""
     preset = parser.add_mutually_exclusive_group()
     for name, about in (
-        ("quick", "a short run: 5 to 6 minutes on two CPU cores"),
+        ("quick", "a short run: 5 minutes on two CPU cores"),
         ("smoke", "five steps and a few pairs: does everything run?"),
     ):
         preset.add_argument(

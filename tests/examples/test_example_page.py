@@ -102,7 +102,7 @@ def test_what_is_not_measured_is_said(tmp_path, monkeypatch):
     assert page.rewritten(STUDY.read_text("utf-8")).count("Not measured yet.") == 5
 
 
-@pytest.mark.parametrize("name", ["study"])
+@pytest.mark.parametrize("name", ["study", "study_swinfuse"])
 def test_published_studies_are_of_these_variants(name):
     result = page.read(name)
     assert result["variants"]

@@ -367,6 +367,14 @@ def test_every_variant_is_a_setting(tmp_path):
     assert len(folders) == len(study.VARIANTS)
 
 
+def test_variants_of_swinfuse_are_left_out_where_there_is_none():
+    assert study.variants_of(["--quick"]) == list(study.VARIANTS)
+    few = study.variants_of(["--quick", "--backbone", "cnn"])
+    assert study.VARIANTS.keys() - few == set(study.OF_SWINFUSE)
+    for name in few:
+        study.script.parse(["--backbone=cnn", *study.VARIANTS[name]])
+
+
 # ------------------------------------------------------------------ the comparison
 
 
