@@ -8,9 +8,14 @@ from torch import Tensor
 from xmodal_losses._core.function import Function
 
 
-def negligible(scale: Tensor) -> Tensor:
-    """Tell which sizes are 0, or so small that a gradient over them overflows."""
-    return scale < 1024 * torch.finfo(scale.dtype).tiny
+def negligible(scale: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Tell which sizes are 0, or so small that a gradient over them overflows.
+
+    Args:
+        scale: Sizes.
+        dtype: That of the gradient; None: that of the sizes.
+    """
+    return scale < 1024 * torch.finfo(dtype or scale.dtype).tiny
 
 
 class _Unit(Function):

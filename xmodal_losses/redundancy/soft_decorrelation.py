@@ -112,7 +112,7 @@ def _loss(pair: moments.Pair, reduction: reduce.Reduction) -> Tensor:
 def _absolute_correlations(c: Tensor, dtype: torch.dtype) -> Tensor:
     """Return Σ_{i≠j} |R_ij| of a covariance, ``(…)``, for gradients in a dtype."""
     variance = c.diagonal(dim1=-2, dim2=-1)
-    constant = linalg.negligible(variance.to(dtype))
+    constant = linalg.negligible(variance, dtype)
     # Divided one by one: the cube in the gradient of v^(-1/2) would overflow before
     # the gradient of a correlation does.
     std = variance.masked_fill(constant, 1.0).sqrt()
