@@ -253,8 +253,8 @@ def test_errors():
             F.noise_regularization(*args, **options)
 
     both = "x and noise must be given both, got"
-    refused(ValueError, both, z, z)
-    refused(ValueError, both, z, z, x)
+    refused(ValueError, f"{both} None and None", z, z)
+    refused(ValueError, f"{both} a tensor and None", z, z, x)
     refused(ValueError, both, z, z, x, chance_corrected=True)
     refused(ValueError, "z and z_noise must have one shape", z, z[:5], x, x)
     refused(ValueError, "z and z_noise must have one shape", z, x, x, x)
