@@ -24,14 +24,16 @@ def after_a_step(name, processes, folder):
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, *(launch if processes > 1 else []), str(JOB), name, str(file)],
         cwd=folder,
         env=environment,
-        check=True,
+        check=False,
         timeout=600,
         capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr
     return torch.load(file)
 
 
