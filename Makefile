@@ -76,6 +76,10 @@ docs: $(VENV)/.stamp-docs docs/auto_gallery/.stamp  ## the site, in docs/_build/
 docs-check: docs $(VENV)/.stamp-test  ## the site in a browser (Chromium or Chrome, if there is one)
 	SITE=docs/_build/html $(PY) -m pytest -q tests/site $(ARGS)
 
+.PHONY: mutants
+mutants: $(VENV)/.stamp-test $(VENV)/.stamp-mutants  ## changes of the package that no test sees (hours, or ARGS="--sample 100")
+	OMP_NUM_THREADS=1 $(PY) tests/mutants.py $(ARGS)
+
 # Peers whose requirements would bring another torch: without them, and only if they
 # can be had.
 $(VENV)/.stamp-peers: benchmarks/peers.txt $(VENV)/.stamp-bench

@@ -19,6 +19,9 @@ hypothesis.settings.register_profile(
     "ci", max_examples=100, derandomize=True, database=None, **_COMMON
 )
 hypothesis.settings.register_profile("nightly", max_examples=2000, **_COMMON)
+hypothesis.settings.register_profile(
+    "few", max_examples=5, derandomize=True, database=None, **_COMMON
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 torch.set_num_threads(1)

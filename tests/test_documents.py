@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 
 import pytest
@@ -146,3 +147,10 @@ def test_costs_on_the_first_page_are_those_that_were_measured():
     measured = text("docs", "performance.md").replace("\u00a0", " ")
     for row in rows:
         assert f"\n{row} " in measured, row
+
+
+def test_changes_that_no_test_sees_are_explained():
+    told = json.loads(text("tests", "mutants.json"))
+    unexplained = [change for change, why in told["survived"].items() if not why]
+    assert told["killed"] > 0
+    assert unexplained == []
