@@ -26,6 +26,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 torch.set_num_threads(1)
 
+collect_ignore = ["mutants.py"]  # a command, whose packages not everyone has
+
 
 @pytest.fixture(autouse=True)
 def _seed():
