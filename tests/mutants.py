@@ -237,7 +237,7 @@ def main() -> None:
         "--only", default="", help="files that begin so, in the package"
     )
     parser.add_argument("--again", action="store_true", help="those that survived")
-    parser.add_argument("--seconds", type=float, default=30, help="of tests a change")
+    parser.add_argument("--seconds", type=float, default=120, help="of tests a change")
     parser.add_argument("--record", type=Path, default=ROOT / ".mutants.json")
     parser.add_argument("--publish", type=Path)
     args = parser.parse_args()
