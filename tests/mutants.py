@@ -9,7 +9,8 @@ the change makes no difference, and the published file says why.
 cosmic-ray itself starts pytest for each change, which imports torch and collects tens
 of thousands of tests. Here one process does so once, notes which functions of the
 package each test enters, and forks for each change. The child puts changed code into
-the function and runs tests that enter it.
+the function and runs tests that enter it, as many as fit into `--seconds`. Python 3.11
+is needed.
 """
 
 import argparse
@@ -238,7 +239,10 @@ def main() -> None:
     )
     parser.add_argument("--again", action="store_true", help="those that survived")
     parser.add_argument("--seconds", type=float, default=120, help="of tests a change")
-    parser.add_argument("--record", type=Path, default=ROOT / ".mutants.json")
+    about = "what tests enter; remove it when the package or a test has changed"
+    parser.add_argument(
+        "--record", type=Path, default=ROOT / ".mutants.json", help=about
+    )
     parser.add_argument("--publish", type=Path)
     args = parser.parse_args()
     os.chdir(ROOT)
