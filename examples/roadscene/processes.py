@@ -87,6 +87,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """Normalise maps ``(B, C, H, W)``."""
         if not self.training:
             return super().forward(x)
+        # Under autocast, too, statistics are not those of half precision.
+        given, x = x.dtype, x.to(self.running_mean)
         own = torch.cat([x.sum((0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])])
         *total, count = Sum.apply(own).split([x.shape[1], 1])
         mean = (total[0] / count)[:, None, None]
@@ -100,7 +102,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         x = (x - mean) * (variance + self.eps).rsqrt()[:, None, None]
         if self.affine:
             x = x * self.weight[:, None, None] + self.bias[:, None, None]
-        return x
+        return x.to(given)
 
 
 def share_batch_norm(model: nn.Module) -> None:
