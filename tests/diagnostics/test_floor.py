@@ -85,6 +85,21 @@ def test_where_columns_pay_to_shrink(covariance_weight):
     assert 0.31 < sizes[np.argmin(values)] < 0.99
 
 
+@pytest.mark.parametrize("share", [0.95, 1.05])
+@pytest.mark.parametrize(("nu", "gamma"), [(1.0, 1.0), (3.0, 2.0), (0.2, 0.5)])
+def test_which_bound_is_taken(share, nu, gamma):
+    """By the formulas of the module, on a grid, to either side of their limit."""
+    n, d, eps = 5, 20, 1e-4
+    mu = share * 16 * nu * gamma**3
+    g = gamma**2 - eps
+    m = np.linspace(0.0, g, 200_001)
+    welch = d / (n - 1)
+    of_covariance = nu * ((welch - 1) * m**2 if share > 1 else welch * m**2 - g * m)
+    least = (mu / 2 * (gamma - np.sqrt(m + eps)) + of_covariance).min()
+    weights = {"variance_weight": mu, "covariance_weight": nu, "target_std": gamma}
+    assert_allclose(vicreg_floor(n, d, eps=eps, **weights), 2 * least, rtol=1e-7)
+
+
 def optimum(loss, n, d):
     """Return the least of a loss from a few starts."""
     values = []
