@@ -33,6 +33,19 @@ def _labelled(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]
     return call
 
 
+def _around_centers(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss of rows and centres as one of rows, eight of a class.
+
+    The centres are the first of the other rows.
+    """
+
+    def call(z_a: Tensor, z_b: Tensor) -> Tensor:
+        labels = torch.arange(len(z_a), device=z_a.device) // 8
+        return loss(z_a, labels, z_b[: len(z_a) // 8])
+
+    return call
+
+
 def _in_bags(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a loss of rows in bags of eight."""
 
@@ -89,6 +102,12 @@ CASES = (
     ),
     Case("sup_con", _labelled(F.sup_con), _labelled(plain.sup_con), "equal work"),
     Case("sincere", _labelled(F.sincere), _labelled(plain.sincere), "equal work"),
+    Case(
+        "contrastive_center",
+        _around_centers(F.contrastive_center),
+        _around_centers(plain.contrastive_center),
+        "equal work; plain by torch.cdist",
+    ),
     Case(
         "hetero_center",
         _labelled(F.hetero_center),

@@ -163,17 +163,19 @@ def machine(args: argparse.Namespace) -> str:
 
 
 def _commit() -> str | None:
-    try:
-        out = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ["git", *args], cwd=ROOT, capture_output=True, text=True, check=True
         )
+        return done.stdout.strip()
+
+    try:
+        commit = git("describe", "--always", "--abbrev=12")
+        # What the suite before has just written is no change of what is measured.
+        changed = git("diff", "--name-only", "HEAD", "--", ".", ":!benchmarks/results")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return out.stdout.strip()
+    return f"{commit}-dirty" if changed else commit
 
 
 def _processor() -> str:

@@ -133,6 +133,7 @@ FLOOR: dict[str, Callable[[Tensor, Tensor], None]] = {
     "soft_info_nce": info_nce,
     "sup_con": _nt_xent,
     "sincere": _nt_xent,
+    "contrastive_center": _no_products,
     "hetero_center": _no_products,
     "hetero_center_triplet": _no_products,
     "cross_modality_contrastive_center": _no_products,

@@ -36,6 +36,7 @@ TITLES = {
     "sigmoid_contrastive": "SigLIP",
     "sup_con": "SupCon",
     "sincere": "SINCERE",
+    "contrastive_center": "Contrastive-center",
     "hetero_center": "Hetero-center",
     "hetero_center_triplet": "Hetero-center triplet",
     "cross_modality_contrastive_center": "Cross-modality contrastive-center",

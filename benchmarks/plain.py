@@ -16,6 +16,7 @@ from torch import Tensor
 
 __all__ = [
     "barlow_twins",
+    "contrastive_center",
     "coral",
     "cross_modality_contrastive_center",
     "dcca",
@@ -157,6 +158,13 @@ def sincere(
     log = F.softplus(negatives - logits)
     count = same.sum(1)
     return (log.where(same, 0).sum(1)[count > 0] / count[count > 0]).mean()
+
+
+def contrastive_center(z: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
+    """Return the mean of a row's distance to its centre, over those to all others."""
+    d2 = torch.cdist(z, centers).square()
+    own = d2.gather(1, labels[:, None])[:, 0]
+    return (own / (d2.sum(1) - own + 1)).mean() / 2
 
 
 def hetero_center(

@@ -51,6 +51,7 @@ GRIDS: dict[str, list[list[Shape]]] = {
     "mmd": [_pairs(128), _pairs(512)],
     "sup_con": [_pairs(128)],
     "sincere": [_pairs(128)],
+    "contrastive_center": [_moments(128)],
     "hetero_center": [_moments(128)],
     "hetero_center_triplet": [_moments(128)],
     "cross_modality_contrastive_center": [_moments(128)],

@@ -77,7 +77,7 @@ def _subject(
     name: str, layout: str, truth: Truth, /, views: bool = False, **options: Any
 ) -> Subject:
     ours = partial(getattr(F, name), **options)
-    formula = getattr(plain, name, None) or _contrastive_center
+    formula = getattr(plain, name)
     kept = {k: v for k, v in options.items() if k in ("label_smoothing", *_TWO)}
     theirs: Called = partial(formula, **kept)
     if views:
@@ -87,12 +87,6 @@ def _subject(
 
 def _of_list(loss: Called) -> Called:
     return lambda **views: loss(list(views.values()))
-
-
-def _contrastive_center(z: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    d2 = (z[:, None] - centers).square().sum(-1)
-    own = d2.gather(1, labels[:, None])[:, 0]
-    return (own / (d2.sum(1) - own + 1)).mean() / 2
 
 
 _TWO = {"num_components": 2}

@@ -117,14 +117,8 @@ def _with_noise(rows: int, generator: torch.Generator) -> Inputs:
     return {"z": z, "z_noise": z_noise, "x": x, "noise": noise}
 
 
-def _contrastive_center(z: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    d2 = (z[:, None] - centers).square().sum(-1)
-    own = d2.gather(1, labels[:, None])[:, 0]
-    return (own / (d2.sum(1) - own + 1)).mean() / 2
-
-
 def _subject(name: str, module: str, draw: Callable = _pair, **fields: Any) -> Subject:
-    fields.setdefault("formula", getattr(plain, name, None))
+    fields.setdefault("formula", getattr(plain, name))
     return Subject(name, module, draw, **fields)
 
 
@@ -153,7 +147,6 @@ SUBJECTS = {
             "ContrastiveCenterLoss",
             _around_centers,
             options={"num_classes": CLASSES, "num_features": COLUMNS},
-            formula=_contrastive_center,
         ),
         _subject("hetero_center", "HeteroCenterLoss", _labelled),
         _subject("hetero_center_triplet", "HeteroCenterTripletLoss", _labelled),
