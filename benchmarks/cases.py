@@ -170,7 +170,7 @@ CASES = (
         "eckart_young",
         _of_three(F.eckart_young),
         _of_three(plain.eckart_young),
-        "library in float64, all covariances; plain in the dtype of its input",
+        "library in float64; plain in the dtype of its input",
     ),
     Case(
         "noise_regularization",

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 
 import xmodal_losses as xl
 import xmodal_losses.functional as F
+from counting import Work
 from published import digits
 from reference.dcca import canonical_correlations
 from reference.eckart_young import eckart_young
@@ -72,6 +73,18 @@ def test_digits():
     components = projector.fit()(z_a, z_b)
     views = [(projector.correlations / 2).sqrt() * z for z in components]
     assert_allclose(F.eckart_young(views), -4.890725, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", [2, 5])
+def test_no_covariance_of_two_views_is_made(views):
+    """The sum of all traces is ‖ΣX‖², so that work grows with V and not V²."""
+    rows, columns = 40, 6
+    z = [torch.randn(rows, columns, requires_grad=True) for _ in range(views)]
+    with Work() as work:
+        F.eckart_young(z).backward()
+    # XᵀX of all rows, and back; the rest are sums.
+    assert work.multiply_adds < 2.5 * views * rows * columns**2
+    assert work.largest == views * rows * columns
 
 
 def test_gradient_descent_finds_it():

@@ -166,6 +166,21 @@ def test_many_classes_are_gone_through_in_strips():
     assert work.largest <= 2048**2 < (2 * 1100) ** 2
 
 
+@pytest.mark.parametrize(
+    "loss", [F.hetero_center_triplet, F.cross_modality_contrastive_center]
+)
+def test_work_is_of_classes_not_of_rows(loss):
+    """Of 96 rows of three classes the distances of three centres, or six, are asked."""
+    z_a, z_b = torch.randn(2, 96, 5)
+    labels = torch.arange(96) % 3
+    with Work() as work:
+        loss(z_a, z_b, labels, labels)
+    assert 0 < work.multiply_adds <= 6 * 6 * 5
+    # Where no number can be looked at, there may be a class for each row.
+    many = torch.func.vmap(loss)(*(x[None] for x in (z_a, z_b, labels, labels)))
+    assert_allclose(many[0], loss(z_a, z_b, labels, labels), rtol=1e-6)
+
+
 def test_far_from_the_origin_nothing_is_lost():
     z_a, z_b = (z.float() + 4096 for z in two_samples((64, 48), dim=8))
     labels = torch.arange(64) % 4, torch.arange(48) % 4

@@ -15,8 +15,7 @@ from xmodal_losses._core.ranks import GradReduce, Group, Ranks, joined
 class Centers(NamedTuple):
     """The centres of the classes that both modalities have.
 
-    There are as many slots as there could be such classes, so that no device has to be
-    asked how many there are.
+    There may be more slots than such classes: no GPU is asked how many there are.
     """
 
     a: Tensor  # (…, K, D), about some origin
@@ -84,7 +83,7 @@ def shared_centers(
     )
     shared = (total_a > 0) & (total_b > 0)
     # The classes that count come first, and are no more than either has rows.
-    slots = max(min(sizes), 1)
+    slots = _slots(shared, max(min(sizes), 1))
     order = shared.to(torch.uint8).sort(-1, descending=True).indices[..., :slots]
     of_rows = order.unsqueeze(-1).expand(*order.shape, rows[0].shape[-1])
     return Centers(
@@ -93,6 +92,20 @@ def shared_centers(
         shared.gather(-1, order),
         ranks,
     )
+
+
+def _slots(shared: Tensor, most: int) -> int:
+    """Return how many slots hold all classes that count; ``most`` are enough.
+
+    Where rows are many of a class, that is far fewer. Only a CPU is asked, which has
+    nothing to wait for.
+    """
+    if shared.device.type != "cpu" or torch.compiler.is_compiling():
+        return most
+    try:
+        return max(int(shared.sum(-1).amax()), 1)
+    except RuntimeError:  # of vmap, where no number can be looked at; of no problems
+        return most
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:

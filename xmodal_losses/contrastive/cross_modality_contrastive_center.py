@@ -15,7 +15,8 @@ modalities may have different numbers of rows of a class; how rows lie around th
 centre is not looked at.
 
 Numerics: distances are made of differences, and only which class is nearest of inner
-products. Cost: O((N + M) D + K² D) time and O((N + M) D) memory, K the smaller of N, M.
+products. Cost: O((N + M) D + K² D) time and O((N + M) D) memory; on a GPU, and where it
+is compiled, as if there were as many classes as rows.
 
 References: the CMCC loss of :cite:t:`gao2021mso`, by the formula of a public
 reimplementation, which was not compared with the text of the paper.

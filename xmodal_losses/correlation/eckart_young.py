@@ -25,7 +25,8 @@ and :math:`Q = \sum_n \sum_{ij} (z_{in}^\top z_{jn})^2` it is
 The paper takes ⟨V′, V″⟩ of two independent batches, which has the same expectation and
 more noise. Nothing is whitened: there is no ridge, and N < K is no problem.
 
-Numerics: no decomposition; in float64. Cost: O(N (VK)²) time, O(N VK + (VK)²) memory.
+Numerics: no decomposition; in float64. Cost: O(N V K²) time, O(N VK + K²) memory;
+``"unbiased"`` O(N (VK)²) time, O(N VK + (VK)²) memory.
 
 References: :cite:t:`chapman2024unconstrained`; of one view the unbiased form is that of
 :cite:t:`himeno2014estimations`.
@@ -119,19 +120,22 @@ def eckart_young(
 
 
 def _loss(batch: moments.Views, estimator: Estimator) -> Tensor:
+    if estimator == "biased":
+        within, total = batch.of_one_width()
+        own = within.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return within.square().sum((-2, -1)) - 2 * (total - own)
     v, k = len(batch.widths), batch.widths[0]
     c = batch.differentiable_products()
     c = c.reshape(*c.shape[:-2], v, k, v, k).transpose(-3, -2)  # (…, V, V, K, K)
     traces = c.diagonal(dim1=-2, dim2=-1).sum(-1)
     within = c.diagonal(dim1=-4, dim2=-3).sum(-1)
-    energy = within.square().sum((-2, -1))
-    if estimator == "unbiased":
-        n = batch.totals[0]
-        crossed = traces.square() + (c * c.mT).sum((-2, -1))
-        total = (n * n - 3 * n + 1) * energy + crossed.sum((-2, -1))
-        # Fourth moments come over (N − 1)².
-        total = (n - 1) * total - n * (n - 1) ** 2 * batch.fourth_moment()
-        energy = total * reduce.inverse(n * (n - 2) * (n - 3))
+    n = batch.totals[0]
+    crossed = traces.square() + (c * c.mT).sum((-2, -1))
+    total = (n * n - 3 * n + 1) * within.square().sum((-2, -1))
+    total = total + crossed.sum((-2, -1))
+    # Fourth moments come over (N − 1)².
+    total = (n - 1) * total - n * (n - 1) ** 2 * batch.fourth_moment()
+    energy = total * reduce.inverse(n * (n - 2) * (n - 3))
     own = traces.diagonal(dim1=-2, dim2=-1).sum(-1)
     return energy - 2 * (traces.sum((-2, -1)) - own)
 

@@ -127,6 +127,47 @@ class Products(Function):
         return (*(None,) * (3 + 3 * v), *out)
 
 
+class OneWidth(Function):
+    """W = Σ_j X_jᵀX_j and t = ‖Σ_j X_j‖² of views of one width.
+
+    Of slopes S and s the gradient of X_j is X_j(S + Sᵀ) + 2s Σ_i X_i; what goes through
+    the mean is of the latter alone.
+    """
+
+    @staticmethod
+    def forward(within: Tensor, total: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        return within.clone(), total.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, _, single, ctx.factor, *rest = inputs
+        ctx.save_for_backward(single, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, grow: Tensor) -> Any:
+        single, *rest = ctx.saved_tensors
+        v = len(rest) // 4
+        centres, scales, shares, views = (
+            rest[i : i + v] for i in range(0, len(rest), v)
+        )
+        both = ctx.factor * (slope + slope.mT)
+        twice = (2 * ctx.factor * grow)[..., None, None]
+        grads: list[list[Tensor]] = [[] for _ in views]
+        for x, scale in blocks(centres, scales, views):
+            side_by_side = x.unflatten(-1, (v, -1))
+            total = twice * side_by_side.sum(-2)
+            for j, own in enumerate(side_by_side.unbind(-2)):
+                grads[j].append(scale[..., j : j + 1] * (own @ both + total))
+        out = []
+        for j, (z, share) in enumerate(zip(views, shares, strict=True)):
+            mean = share.unsqueeze(-1) * (twice * single[..., j : j + 1, :])
+            whole = torch.cat(grads[j], -2) if grads[j] else torch.zeros_like(mean)
+            out.append((whole - mean).to(z.dtype))
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            out = list(_Once.call(slope, *out))
+        return (*(None,) * (4 + 3 * v), *out)
+
+
 class FourthMoment(Function):
     """Σ_n Σ_ij ⟨X_in, X_jn⟩²: of X_in the gradient is 4 Σ_j ⟨X_in, X_jn⟩ X_jn.
 

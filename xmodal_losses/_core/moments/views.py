@@ -18,6 +18,7 @@ from xmodal_losses._core.moments.view_products import (
     ROWS,
     Along,
     FourthMoment,
+    OneWidth,
     Products,
     blocks,
 )
@@ -125,6 +126,31 @@ class Views:
         """Return XᵀX ``(…, ΣD, ΣD)``, with a gradient and no second."""
         out: Tensor = Products.call(*self.products(), *self._tensors())
         return out
+
+    def of_one_width(self) -> tuple[Tensor, Tensor]:
+        """Return Σ X_jᵀX_j ``(…, K, K)`` and ‖ΣX_j‖² ``(…)``, with no second gradient.
+
+        All views have K columns. The former is the sum of covariances, the latter that
+        of all traces, of two views and of one.
+        """
+        v, k = len(self.widths), self.widths[0]
+        with torch.no_grad():
+            shape = self.centres[0].shape[:-2]
+            within = self.centres[0].new_zeros((*shape, k, k))
+            total = self.centres[0].new_zeros(shape)
+            single = self.centres[0].new_zeros((*shape, v, k))
+            for x, scale in blocks(self.centres, self.scales, self.views):
+                rows = x.unflatten(-1, (v, k))
+                stacked = rows.flatten(-3, -2)
+                within = within + stacked.mT @ stacked
+                rows = rows.sum(-2)
+                total = total + rows.square().sum((-2, -1))
+                single = single + scale.mT @ rows
+            if self.ranks is not None:
+                sums = self.ranks.sums([triangle(within), total, single])
+                within, total, single = symmetric(sums[0]), *sums[1:]
+        out = OneWidth.call(within, total, single, *self._tensors())
+        return out[0], out[1]
 
     def fourth_moment(self) -> Tensor:
         """Return Σ_n Σ_ij ⟨X_in, X_jn⟩² of views of one width, ``(…)``, to be derived.
