@@ -210,35 +210,60 @@ def test_the_linear_estimator_takes_no_weights(name):
 # Options, from the function and from the constructor -----------------------------
 
 NAN, INF = float("nan"), float("inf")
-TEMPERED = [
-    spec.name
-    for spec in SPECS
-    if "temperature" in inspect.signature(getattr(F, spec.name)).parameters
-]
+# Options that mean the same in every loss that has them.
+SHARED = {
+    "reduction": [(["avg", None, "", "batchmean"], ValueError)],
+    "temperature": [
+        ([0.0, -0.1, NAN, INF], ValueError),
+        (["0.1", None, True], TypeError),
+    ],
+    "negatives": [(["batch", None], ValueError)],
+    "symmetric": [([1, None, "yes"], TypeError)],
+    "intra_modal": [([1, None], TypeError)],
+    "normalize": [([0, None], TypeError)],
+    "chunk_size": [([0, -3], ValueError), ([2.0, "4", True], TypeError)],
+    "exclude_radius": [([-0.1, NAN], ValueError), (["1", True], TypeError)],
+    "jitter": [([-0.1, NAN], ValueError), (["1", True], TypeError)],
+}
+# What comes with a batch, or from another package, is checked by tests of its own.
+GIVEN = {"weight", "weight_a", "weight_b", "ids", "positions", "exclude", "targets"}
+GIVEN |= {"generator", "guide", "extra", "negative_weight"}
+GIVEN |= {"group", "grad_reduce", "exchange"}
+
+
+def _options(spec):
+    """Return the names of the options that a loss has."""
+    parameters = inspect.signature(getattr(F, spec.name)).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
 
 #: (loss, option, refused values, exception)
 OPTIONS = [
     *[
-        (spec.name, "reduction", ["avg", None, "", "batchmean"], ValueError)
+        (spec.name, option, values, exception)
         for spec in SPECS
+        for option in _options(spec)
+        for values, exception in SHARED.get(option, ())
     ],
-    *[
-        (name, "temperature", values, exception)
-        for name in TEMPERED
-        for values, exception in (
-            ([0.0, -0.1, NAN, INF], ValueError),
-            (["0.1", None, True], TypeError),
-        )
-    ],
-    ("info_nce", "negatives", ["batch", None], ValueError),
-    ("info_nce", "symmetric", [1, None, "yes"], TypeError),
-    ("info_nce", "normalize", [0, None], TypeError),
-    ("info_nce", "chunk_size", [0, -3], ValueError),
-    ("info_nce", "chunk_size", [2.0, "4", True], TypeError),
-    ("info_nce", "exclude_radius", [-0.1, float("nan")], ValueError),
-    ("info_nce", "exclude_radius", ["1", True], TypeError),
-    ("mmd", "chunk_size", [0, -3], ValueError),
-    ("mmd", "chunk_size", [2.0, "4", True], TypeError),
+    ("info_nce", "direction_weight", [-0.1, 1.1, NAN], ValueError),
+    ("info_nce", "direction_weight", ["0.5", True], TypeError),
+    ("info_nce", "margin", [NAN, INF], ValueError),
+    ("info_nce", "guide_margin", [NAN, INF], ValueError),
+    ("info_nce", "hardest", [0, -1], ValueError),
+    ("info_nce", "hardest", [2.0, True], TypeError),
+    ("sigmoid_contrastive", "scale", [0.0, -0.1, NAN, INF], ValueError),
+    ("sigmoid_contrastive", "bias", [NAN, INF], ValueError),
+    ("decoupled", "sigma", [0.0, -0.1, NAN, INF], ValueError),
+    ("debiased", "false_negatives", [-0.1, 1.0, NAN], ValueError),
+    ("debiased", "hardness", [-0.1, -1.0, NAN, INF], ValueError),
+    ("debiased", "hardness", ["1", None], TypeError),
+    ("soft_info_nce", "label_smoothing", [-0.1, 1.0, NAN], ValueError),
+    ("soft_info_nce", "spread", [0.0, -0.1, NAN], ValueError),
+    ("sup_con", "variant", ["both", None], ValueError),
+    ("sincere", "margin", [NAN, INF], ValueError),
+    ("coral", "scale", ["mean", None], ValueError),
+    ("barlow_twins", "scale", ["mean", None], ValueError),
+    ("mmd", "block_size", [4], ValueError),  # of another estimator
     ("hetero_center", "margin", [-1.0, NAN, INF], ValueError),
     ("hetero_center", "margin", ["1", None], TypeError),
     ("hetero_center_triplet", "margin", [-1.0, NAN, INF], ValueError),
@@ -246,8 +271,6 @@ OPTIONS = [
     ("similarity_preservation", "gamma", [-1.0, NAN, INF], ValueError),
     ("similarity_preservation", "gamma", ["1", None], TypeError),
     ("similarity_preservation", "detach_target", [1, None], TypeError),
-    ("similarity_preservation", "chunk_size", [0, -3], ValueError),
-    ("similarity_preservation", "chunk_size", [2.0, "4", True], TypeError),
     ("coral", "mean_weight", [-1.0, NAN, INF], ValueError),
     ("coral", "mean_weight", ["1", None], TypeError),
     ("coral", "metric", ["log", None], ValueError),
@@ -298,6 +321,12 @@ def test_options_are_checked(name, option, value, exception):
         getattr(F, name)(z, z, **spec.labels_of(z, z), **{option: value})
     with pytest.raises(exception, match=_grammar(spec.module, option)):
         getattr(xl, spec.module)(**{option: value})
+
+
+@each_loss
+def test_no_option_is_left_out(spec):
+    refused = {option for name, option, *_ in OPTIONS if name == spec.name}
+    assert set(_options(spec)) - refused <= GIVEN
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.terms], ids=repr)

@@ -236,6 +236,13 @@ def test_errors():
         "weight must be of shape",
         lambda: running(z, z, weight=torch.ones(5)),
     )
+    sides = xl.RunningMoments(xl.CORALLoss(), 4, 4)
+    for name in ("weight_a", "weight_b"):
+        refused(
+            ValueError,
+            f"{name} must be of shape",
+            lambda name=name: sides(z, z, **{name: torch.ones(5)}),
+        )
     value = running(z.requires_grad_(), z.detach())
     with pytest.raises(RuntimeError, match="create_graph must be False"):
         torch.autograd.grad(value, z, create_graph=True)

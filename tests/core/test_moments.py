@@ -69,6 +69,19 @@ def test_both_routes_give_the_reference(spec, options, case, force):
             assert_allclose(grad, reference, **spec.gradient_tolerance)
 
 
+@each_loss
+def test_columns_of_several_blocks(spec, options, force, monkeypatch):
+    """A few columns are in float64 at a time, more often than the inputs here have."""
+    inputs = spec.draw(Case(rows=(5, 5), dims=(7, 7), weighted=True), seed=84)
+    force(True)
+    expected = value_and_grad(spec, inputs, **options)
+    monkeypatch.setattr(energy, "_COLUMNS", 3)
+    for ours, whole in zip(
+        value_and_grad(spec, inputs, **options), expected, strict=True
+    ):
+        assert_allclose(ours, whole, **SAME)
+
+
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @each_loss

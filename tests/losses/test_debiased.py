@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 
 import xmodal_losses.functional as F
 from harness import with_grad
+from xmodal_losses.contrastive import debiased
 
 
 def _pair(rows=5, dim=4, seed=0):
@@ -105,3 +106,13 @@ def test_saturated_pairs_keep_value_and_gradient(hardness):
     assert_allclose(value, exact, rtol=1e-4)
     for grad, true in zip(grads, true_grads, strict=True):
         assert_allclose(grad, true, atol=2e-3 * true.abs().max())
+
+
+def test_negatives_that_are_all_positives_leave_nothing():
+    """Where as much is taken away as there is: no logarithm, and no gradient."""
+    positives = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    negatives = (positives + math.log(0.5)).requires_grad_()
+    rest = debiased._without(negatives, positives, 0.5)
+    assert (rest == -torch.inf).all()
+    rest.exp().sum().backward()
+    assert (negatives.grad == 0).all()

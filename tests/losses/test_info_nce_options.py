@@ -306,6 +306,7 @@ BAD = [
     ({"hardest": 0}, "hardest must be >= 1, got 0"),
     ({"guide": Z}, "guide must be a pair of embeddings"),
     ({"guide": (Z, Z[:3])}, r"guide\[1\] must be of shape \(4,\) \+ \(G,\)"),
+    ({"guide": (Z, Z[:, :2])}, r"guide\[1\] must be .* the same G in both"),
     ({"guide": (Z, Z.long())}, r"guide\[1\] must be a floating-point tensor"),
     ({"guide_margin": "0"}, "guide_margin must be a number"),
     ({"extra": (Z, Z)}, "extra must be ExtraNegatives, got tuple"),

@@ -94,6 +94,22 @@ def test_diagonal_is_exact(offset):
         assert kernel(x, x.clone()).max() <= 1
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_rows_that_coincide_do_so_at_every_scale(scale):
+    """And only they: of others neither value nor gradient is lost."""
+    x, y = (scale * z for z in two_samples((6, 5)))
+    y[2] = x[3]
+    kernel = xl.LaplacianKernel(scale)
+    x.requires_grad_()
+    gram = kernel(x, y)
+    assert_allclose(gram.detach(), np.exp(-cdist(x.detach(), y) / scale), rtol=1e-12)
+    assert gram[3, 2] == 1
+    gram[3, 2].backward()
+    assert not x.grad.any()
+    kernel(x, y)[0, 0].backward()
+    assert x.grad[0].all()
+
+
 @pytest.mark.parametrize("bandwidth", [0.1, 0.3, 1.0])
 def test_narrow_kernels_in_float32(bandwidth):
     """The diagonal outweighs all else there: its rounding must not show."""
