@@ -323,6 +323,12 @@ def test_options_are_checked(name, option, value, exception):
         getattr(xl, spec.module)(**{option: value})
 
 
+@pytest.mark.parametrize(("loss", "rows"), [(F.mmd, "1 row"), (F.coral, "2 rows")])
+def test_how_many_rows_it_takes_is_said_in_words(loss, rows):
+    with pytest.raises(ValueError, match=f"z_a must have at least {rows}, got shape"):
+        loss(torch.zeros(0, 3), torch.zeros(4, 3))
+
+
 @each_loss
 def test_no_option_is_left_out(spec):
     refused = {option for name, option, *_ in OPTIONS if name == spec.name}
