@@ -370,6 +370,14 @@ def test_learned_temperature_options(options, argument):
         xl.InfoNCELoss(**options)
 
 
+def test_a_learned_temperature_may_start_at_its_bounds():
+    for start in (0.05, 0.5):
+        criterion = xl.InfoNCELoss(
+            temperature=start, temperature_range=(0.05, 0.5), learn_temperature=True
+        )
+        assert criterion.temperature.item() == pytest.approx(start)
+
+
 def test_components_are_bounded_by_the_widths():
     z = torch.randn(8, 4)
     message = (

@@ -135,6 +135,17 @@ def test_no_weight_at_all(spec):
     assert all((grad == 0).all() for grad in grads)
 
 
+@pytest.mark.parametrize("name", ["weight_a", "weight_b"])
+def test_no_weight_on_one_side(name):
+    inputs = BY_NAME["coral"].draw(Case(rows=(6, 6), weighted=True), seed=93)
+    inputs[name][:] = 0
+    inputs = to_torch(inputs, grad=False)
+    value, *expected = _whole(xl.CORALLoss(), inputs)
+    loss, _, *grads = _run(xl.CORALLoss(), _chunks(inputs, (3, 3), (3, 3)))
+    assert loss == value == 0
+    assert not any(grad.any() for grad in (*grads, *expected))
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e3])
 def test_a_constant_column_is_exactly_constant(constant):
     inputs = BY_NAME["barlow_twins"].draw(Case(rows=(9, 9)), seed=94)

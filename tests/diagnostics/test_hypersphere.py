@@ -95,6 +95,13 @@ def test_products_of_weights_do_not_underflow(scale):
     assert_allclose(found, uniformity(z, weight=weight), rtol=1e-5)
 
 
+@pytest.mark.parametrize("other", [1.0, 0.2, 1e-6])
+def test_two_rows_are_one_pair_whatever_they_weigh(other):
+    z = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    weight = torch.tensor([1.0, other], dtype=torch.float64)
+    assert_allclose(uniformity(z, weight=weight), -4.0, rtol=1e-9)
+
+
 def test_far_from_the_origin_distances_keep_their_digits():
     z = torch.randn(64, 8)
     near = uniformity(z, normalize=False)

@@ -102,6 +102,13 @@ def test_value_and_every_gradient(estimator):
         assert np.abs(expected).max() > 1e-7 or name == "network.2.bias"
 
 
+def test_fewer_rows_than_columns():
+    x, y = two_samples((9, 9), dim=7)
+    kernel = xl.DeepKernel(network(dim=7), input_kernel=xl.GaussianKernel(1.4)).double()
+    few = kernel(x[:2], y[:2])
+    assert_allclose(few.detach(), kernel(x, y)[:2, :2].detach(), **SAME)
+
+
 @pytest.mark.parametrize("inner", ["mean", "median"])
 def test_rules_are_of_the_features_and_of_the_rows(inner):
     x, y = two_samples()

@@ -216,6 +216,8 @@ def test_it_is_the_batch_hard_triplet_loss_of_the_centres():
 
 def test_labels_are_asked_for():
     z = torch.zeros(3, 2)
+    with pytest.raises(TypeError, match="labels_a must be a tensor of integers"):
+        F.hetero_center_triplet(z, z, None, torch.arange(3))
     with pytest.raises(TypeError, match="labels_b must be a tensor of integers"):
         F.hetero_center_triplet(z, z, torch.arange(3), None)
     with pytest.raises(ValueError, match=r"labels_b must be of shape \(3,\)"):

@@ -331,6 +331,8 @@ def test_bad_options_are_refused():
             function(x, y, None)
     with pytest.raises(ValueError, match=r"^power_criterion: ridge must be a finite"):
         two_sample.power_criterion(x, y, kernel, ridge=-1.0)
+    with pytest.raises(ValueError, match=r"^power_criterion: z_b must have at least 2"):
+        two_sample.power_criterion(x, y[:1], kernel)
     with pytest.raises(
         ValueError, match=r"^power_criterion: z_a and z_b must have the"
     ):
