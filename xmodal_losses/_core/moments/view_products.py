@@ -154,7 +154,7 @@ class OneWidth(Function):
         twice = (2 * ctx.factor * grow)[..., None, None]
         grads: list[list[Tensor]] = [[] for _ in views]
         for x, scale in blocks(centres, scales, views):
-            side_by_side = x.unflatten(-1, (v, -1))
+            side_by_side = x.reshape(*x.shape[:-1], v, -1)
             total = twice * side_by_side.sum(-2)
             for j, own in enumerate(side_by_side.unbind(-2)):
                 grads[j].append(scale[..., j : j + 1] * (own @ both + total))

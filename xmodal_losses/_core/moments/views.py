@@ -140,7 +140,7 @@ class Views:
             total = self.centres[0].new_zeros(shape)
             single = self.centres[0].new_zeros((*shape, v, k))
             for x, scale in blocks(self.centres, self.scales, self.views):
-                rows = x.unflatten(-1, (v, k))
+                rows = x.reshape(*x.shape[:-1], v, k)
                 stacked = rows.flatten(-3, -2)
                 within = within + stacked.mT @ stacked
                 rows = rows.sum(-2)
