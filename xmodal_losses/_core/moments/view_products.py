@@ -38,6 +38,26 @@ def blocks(
         )
 
 
+def _by_kind(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
+    """Return centres, scales, shares and rows, which came one after the other."""
+    v = len(tensors) // 4
+    return tuple(tensors[i : i + v] for i in range(0, len(tensors), v))
+
+
+def _rows(grads: Sequence[Tensor], mean: Tensor, z: Tensor) -> Tensor:
+    """Return the gradient of rows: that of their blocks, less what the mean takes."""
+    whole = torch.cat(list(grads), -2) if grads else torch.zeros_like(mean)
+    return (whole - mean).to(z.dtype)
+
+
+def _handed_on(slope: Tensor, grads: list[Tensor]) -> Sequence[Tensor]:
+    """Return gradients; differentiating them again is an error."""
+    # Compiled code has no second derivative.
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Once.call(slope, *grads)  # type: ignore[no-any-return]
+    return grads
+
+
 class Along(Function):
     """With P = XB, P_j = X_jB_j: of X_j, 2(P − λP_j)·slope·B_jᵀ − 2 shrink_j·X_j.
 
@@ -58,10 +78,7 @@ class Along(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         directions, values, slope, shrink, single, *rest = ctx.saved_tensors
-        v = len(rest) // 4
-        centres, scales, shares, views = (
-            rest[i : i + v] for i in range(0, len(rest), v)
-        )
+        centres, scales, shares, views = _by_kind(rest)
         grad = (ctx.factor * grad).to(values.dtype)
         slope = 2 * (grad.unsqueeze(-1) * slope).unsqueeze(-2)
         shrink = 2 * (grad.unsqueeze(-1) * shrink)[..., None, None]
@@ -80,16 +97,9 @@ class Along(Function):
                 grads[j].append(scale[..., j : j + 1] * g)
         out = []
         for j, (z, b, share) in enumerate(zip(views, parts, shares, strict=True)):
-            if grads[j]:
-                whole = torch.cat(grads[j], -2)
-                mean = lost[j] @ b.mT
-                out.append((whole - share.unsqueeze(-1) * mean).to(z.dtype))
-            else:
-                out.append(torch.zeros_like(z))
-        # Compiled code has no second derivative.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            out = list(_Once.call(grad, *out))
-        return (*(None,) * (7 + 3 * v), *out)
+            mean = share.unsqueeze(-1) * (lost[j] @ b.mT)
+            out.append(_rows(grads[j], mean, z))
+        return (*(None,) * (7 + 3 * len(views)), *_handed_on(grad, out))
 
 
 class Products(Function):
@@ -107,10 +117,7 @@ class Products(Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
         single, *rest = ctx.saved_tensors
-        v = len(rest) // 4
-        centres, scales, shares, views = (
-            rest[i : i + v] for i in range(0, len(rest), v)
-        )
+        centres, scales, shares, views = _by_kind(rest)
         widths = [z.shape[-1] for z in views]
         columns = torch.split(ctx.factor * (slope + slope.mT), widths, -1)
         grads: list[list[Tensor]] = [[] for _ in views]
@@ -120,11 +127,8 @@ class Products(Function):
         out = []
         for j, (z, s, share) in enumerate(zip(views, columns, shares, strict=True)):
             mean = share.unsqueeze(-1) * (single[..., j : j + 1, :] @ s)
-            whole = torch.cat(grads[j], -2) if grads[j] else torch.zeros_like(mean)
-            out.append((whole - mean).to(z.dtype))
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            out = list(_Once.call(slope, *out))
-        return (*(None,) * (3 + 3 * v), *out)
+            out.append(_rows(grads[j], mean, z))
+        return (*(None,) * (3 + 3 * len(views)), *_handed_on(slope, out))
 
 
 class OneWidth(Function):
@@ -146,26 +150,20 @@ class OneWidth(Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor, grow: Tensor) -> Any:
         single, *rest = ctx.saved_tensors
-        v = len(rest) // 4
-        centres, scales, shares, views = (
-            rest[i : i + v] for i in range(0, len(rest), v)
-        )
+        centres, scales, shares, views = _by_kind(rest)
         both = ctx.factor * (slope + slope.mT)
         twice = (2 * ctx.factor * grow)[..., None, None]
         grads: list[list[Tensor]] = [[] for _ in views]
         for x, scale in blocks(centres, scales, views):
-            side_by_side = x.reshape(*x.shape[:-1], v, -1)
+            side_by_side = x.reshape(*x.shape[:-1], len(views), -1)
             total = twice * side_by_side.sum(-2)
             for j, own in enumerate(side_by_side.unbind(-2)):
                 grads[j].append(scale[..., j : j + 1] * (own @ both + total))
         out = []
         for j, (z, share) in enumerate(zip(views, shares, strict=True)):
             mean = share.unsqueeze(-1) * (twice * single[..., j : j + 1, :])
-            whole = torch.cat(grads[j], -2) if grads[j] else torch.zeros_like(mean)
-            out.append((whole - mean).to(z.dtype))
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            out = list(_Once.call(slope, *out))
-        return (*(None,) * (4 + 3 * v), *out)
+            out.append(_rows(grads[j], mean, z))
+        return (*(None,) * (4 + 3 * len(views)), *_handed_on(slope, out))
 
 
 class FourthMoment(Function):
@@ -177,11 +175,11 @@ class FourthMoment(Function):
 
     @staticmethod
     def forward(ranks: Ranks | None, _: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        v = len(tensors) // 4
-        total, lost = 0.0 * tensors[v].sum(-1), torch.stack(tensors[:v], -2) * 0.0
+        centres, scales, _shares, views = _by_kind(tensors)
+        total, lost = 0.0 * scales[0].sum(-1), torch.stack(list(centres), -2) * 0.0
         lost = lost.squeeze(-3)
-        for x, scale in blocks(tensors[:v], tensors[v : 2 * v], tensors[-v:]):
-            x = x.reshape(*x.shape[:-1], v, -1)
+        for x, scale in blocks(centres, scales, views):
+            x = x.reshape(*x.shape[:-1], len(views), -1)
             gram = x @ x.mT
             total = total + gram.square().sum((-3, -2, -1))
             lost = lost + (scale.unsqueeze(-1) * (4 * gram @ x)).sum(-3)
@@ -198,26 +196,18 @@ class FourthMoment(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
         lost, *rest = ctx.saved_tensors
-        v = len(rest) // 4
-        centres, scales, shares, views = (
-            rest[i : i + v] for i in range(0, len(rest), v)
-        )
+        centres, scales, shares, views = _by_kind(rest)
         grad = (ctx.factor * grad)[..., None, None]
         slopes = []
         for x, scale in blocks(centres, scales, views):
-            x = x.reshape(*x.shape[:-1], v, -1)
+            x = x.reshape(*x.shape[:-1], len(views), -1)
             slope = scale.unsqueeze(-1) * (4 * (x @ x.mT) @ x)
             slopes.append(grad.unsqueeze(-1) * slope)
         out = []
         for j, (z, share) in enumerate(zip(views, shares, strict=True)):
             mean = share.unsqueeze(-1) * (grad * lost[..., j : j + 1, :])
-            whole = torch.zeros_like(mean)
-            if slopes:
-                whole = torch.cat([slope[..., j, :] for slope in slopes], -2)
-            out.append((whole - mean).to(z.dtype))
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            out = list(_Once.call(grad, *out))
-        return (*(None,) * (2 + 3 * v), *out)
+            out.append(_rows([slope[..., j, :] for slope in slopes], mean, z))
+        return (*(None,) * (2 + 3 * len(views)), *_handed_on(grad, out))
 
 
 class _Once(Function):
